@@ -1,0 +1,24 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else; both make the environment in .venv first.
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: demo test bench clean
+
+demo: .venv/made
+	.venv/bin/python -m airflow_provider_aep.emulator.demo
+
+test: .venv/made
+	.venv/bin/python -m pytest
+
+bench: .venv/made
+	.venv/bin/python benchmarks/run.py
+
+.venv/made: pyproject.toml tests/constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found on the path" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv/bin/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[emulator]" --group test
+	touch .venv/made
+
+clean:
+	rm -rf .venv demo-data

@@ -1,0 +1,87 @@
+"""Export Adobe Experience Platform datasets with Apache Airflow. Imports nothing: Airflow reads it while it starts."""
+
+__version__ = "0.1.0"
+
+
+def get_provider_info() -> dict[str, object]:
+    """What Airflow shows and loads of this provider; the form of its connection needs no code since Airflow 3.2."""
+    integration = "Adobe Experience Platform"
+    package = "airflow_provider_aep"
+    return {
+        "package-name": "airflow-provider-aep",
+        "name": integration,
+        "description": "Export Adobe Experience Platform datasets through the Flow Service API.",
+        "integrations": [
+            {
+                "integration-name": integration,
+                "external-doc-url": "https://experienceleague.adobe.com/docs/experience-platform/destinations/home.html",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": integration, "python-modules": [f"{package}.hooks"]}],
+        "operators": [{"integration-name": integration, "python-modules": [f"{package}.operators"]}],
+        "sensors": [{"integration-name": integration, "python-modules": [f"{package}.sensors"]}],
+        "triggers": [{"integration-name": integration, "python-modules": [f"{package}.triggers"]}],
+        "connection-types": [
+            {
+                "connection-type": "aep",
+                "hook-class-name": f"{package}.hooks.AepHook",
+                "hook-name": integration,
+                "conn-fields": {
+                    "org_id": {
+                        "label": "Organisation ID",
+                        "description": "24 hexadecimal digits and @AdobeOrg (x-gw-ims-org-id)",
+                        "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{24}@AdobeOrg$"},
+                    },
+                    "sandbox_name": {
+                        "label": "Sandbox",
+                        "description": "Name of the sandbox; tasks may name another",
+                        "schema": {"type": ["string", "null"], "default": "prod"},
+                    },
+                    "scopes": {
+                        "label": "Scopes",
+                        "description": "Only if your credential needs others than the Experience Platform API's",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "ims_host": {
+                        "label": "IMS address",
+                        "description": "Only for another region or an emulator: https://ims-na1.adobelogin.com",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "port"],
+                    "relabeling": {
+                        "login": "Client ID (x-api-key)",
+                        "password": "Client secret",
+                        "host": "Gateway",
+                    },
+                    "placeholders": {"host": "https://platform.adobe.io"},
+                },
+            }
+        ],
+        "config": {
+            "aep": {
+                "description": "Limits of the requests to Adobe Experience Platform.",
+                "options": {
+                    "connect_timeout": _seconds("Time to reach Adobe", "10"),
+                    "read_timeout": _seconds("Time for Adobe to answer; its gateway cuts a call at about 60 s", "65"),
+                    "max_retry_after": _seconds("The longest Retry-After that is honoured", "300"),
+                    "visibility_seconds": _seconds(
+                        "How late Adobe's lists may show an entity; a set-up that has lost a reply looks so long", "10"
+                    ),
+                    "poll_floor_seconds": _seconds("The shortest time between two polls of the triggerer", "60"),
+                },
+            }
+        },
+    }
+
+
+def _seconds(description: str, default: str) -> dict[str, object]:
+    return {
+        "description": f"{description}, in seconds.",
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": None,
+        "default": default,
+    }

@@ -1,0 +1,1 @@
+"""Adobe's API as plain values and generators; nothing here imports Airflow."""

@@ -1,0 +1,80 @@
+"""The access token: asked for once for each credential and process, renewed before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_aep.api.settings import Settings
+
+TOKEN_PATH = "/ims/token/v3"  # noqa: S105 - an address
+LEAD_SECONDS = 300.0
+
+
+class Token(NamedTuple):
+    """An access token and the moment, by the session's clock, from which a new one is asked for."""
+
+    value: str
+    renew_at: float
+
+
+def token_form(settings: Settings) -> dict[str, str]:
+    """The form of `POST /ims/token/v3`; secrets stand in the body, never in the query. Source: Adobe IMS guide."""
+    return {
+        "grant_type": "client_credentials",
+        "client_id": settings.client_id,
+        "client_secret": settings.client_secret,
+        "scope": ",".join(scope.strip() for scope in settings.scopes.split(",")),
+    }
+
+
+def read_token(reply: Mapping[str, Any], *, now: float) -> Token:
+    """`{"access_token": str, "expires_in": 86399}`; more than 10^6 means milliseconds, as the older JWT exchange said.
+
+    Renewed five minutes before the end, or after nine tenths of a short life.
+    """
+    seconds = float(reply.get("expires_in") or 0)
+    if seconds > 1e6:
+        seconds /= 1000
+    return Token(str(reply["access_token"]), now + seconds - min(LEAD_SECONDS, seconds / 10))
+
+
+class TokenShelf:
+    """The token of one credential, shared by every session of the process, with one renewal at a time."""
+
+    def __init__(self) -> None:
+        self._token: Token | None = None
+        self.lock = threading.Lock()
+        self._loop_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    def take(self, *, now: float, instead_of: str | None = None) -> str | None:
+        """The token, unless it is about to end or is the one that Adobe has just refused."""
+        token = self._token
+        if token is None or now >= token.renew_at or token.value == instead_of:
+            return None
+        return token.value
+
+    def put(self, token: Token) -> None:
+        self._token = token
+
+    def loop_lock(self) -> asyncio.Lock:
+        """The lock of the running event loop; two loops of one process may each ask once."""
+        return self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+_shelves: dict[tuple[str, str, str], TokenShelf] = {}
+
+
+def shelf_of(settings: Settings) -> TokenShelf:
+    """The process-wide place of this credential's token."""
+    return _shelves.setdefault(settings.who, TokenShelf())
+
+
+def forget_tokens() -> None:
+    """Drop every token, so that the next request asks for a new one; a connection test must not pass on an old one."""
+    _shelves.clear()

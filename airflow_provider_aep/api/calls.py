@@ -1,0 +1,304 @@
+"""One function per endpoint: method, path, body, and how to read the reply. Nothing here sends anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from airflow_provider_aep.api import wire
+from airflow_provider_aep.api.destinations import DATA_LAKE_SPEC
+from airflow_provider_aep.api.entities import (
+    BaseConnectionId,
+    Dataflow,
+    DataflowId,
+    DatasetId,
+    Entity,
+    FlowRun,
+    FlowRunId,
+    SourceConnection,
+    SourceConnectionId,
+    TargetConnection,
+    TargetConnectionId,
+)
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entity)
+
+FLOW_SERVICE = "/data/foundation/flowservice"
+SPEC_VERSION = "1.0"
+PAGE_SIZE = 100  # the most that Adobe returns at once (destinations OpenAPI, parameter `limit`)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request to Adobe and how to read its reply; nothing is sent until a session runs it.
+
+    `path` is relative to the Flow Service unless it starts with /data. `read` is None where the reply is not looked at.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Any], T] | None = None
+    query: Sequence[tuple[str, str]] = ()
+    body: Any = field(default=None, repr=False)  # a base connection's holds a secret
+    headers: Mapping[str, str] = field(default_factory=dict)  # "" leaves out one that is sent otherwise
+    repeatable: bool = False  # may be sent twice without doing anything twice
+
+    def __iter__(self) -> Procedure[T]:
+        reply: T = yield self
+        return reply
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path.partition('?')[0]}"
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A wait between two requests."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Now:
+    """Adobe's present time in milliseconds since 1970 UTC, as its last reply told it."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """Procedures that do not depend on one another: run side by side, answered by the list of their results.
+
+    All are run to their end before a failure of one is raised, so that it is known what was made.
+    """
+
+    procedures: Sequence[Procedure[Any]]
+
+
+Step = Call[Any] | Pause | Now | Together
+Procedure = Generator[Step, Any, T]
+
+
+def together(*procedures: Procedure[Any] | None) -> Procedure[list[Any]]:
+    """Run procedures side by side; None answers None, and a single one costs no thread and no task."""
+    given = [procedure for procedure in procedures if procedure is not None]
+    if len(given) > 1:
+        results: list[Any] = yield Together(given)
+    else:
+        results = []
+        for procedure in given:
+            results.append((yield from procedure))
+    remaining = iter(results)
+    return [None if procedure is None else next(remaining) for procedure in procedures]
+
+
+class Created(NamedTuple):
+    """What a write answers."""
+
+    id: str
+    etag: str
+
+
+def _read_created(reply: Mapping[str, Any]) -> Created:
+    return Created(str(reply["id"]), str(reply.get("etag") or ""))
+
+
+class Kind(NamedTuple):
+    """A collection of the Flow Service: its path, what its entities are called, and which spec tells them apart."""
+
+    path: str
+    title: str
+    spec: str
+    read: Callable[[Mapping[str, Any]], Any]
+
+
+BASE_CONNECTIONS = Kind("/connections", "base connection", "connectionSpec", wire.read_base_connection)
+SOURCE_CONNECTIONS = Kind("/sourceConnections", "source connection", "connectionSpec", wire.read_source_connection)
+TARGET_CONNECTIONS = Kind("/targetConnections", "target connection", "connectionSpec", wire.read_target_connection)
+DATAFLOWS = Kind("/flows", "dataflow", "flowSpec", wire.read_dataflow)
+
+
+def list_page(
+    path: str, *, filters: Iterable[str] = (), order: str = "-createdAt", limit: int = PAGE_SIZE
+) -> Call[wire.Page]:
+    """The first page of a list. `filters` are conditions such as "name==nightly", all of which must hold.
+
+    `count` is never sent: together with `limit` Adobe refuses it (1401).
+    Source: destinations OpenAPI, parameters property, orderby, limit; sorting and filtering guide.
+    """
+    query = [("property", condition) for condition in filters]
+    if order:
+        query.append(("orderby", order))
+    query.append(("limit", str(limit)))
+    return Call("GET", path, wire.read_page, query=query, repeatable=True)
+
+
+def next_page(href: str) -> Call[wire.Page]:
+    """The page that a `next` reference names; the reference is sent as it came, since its token is opaque."""
+    return Call("GET", href, wire.read_page, repeatable=True)
+
+
+def named(kind: Kind, name: str, spec_id: str) -> Call[wire.Page]:
+    """Entities of one name and spec."""
+    return list_page(kind.path, filters=(f"name=={name}", f"{kind.spec}.id=={spec_id}"))
+
+
+def get_entity(kind: Kind, entity_id: str) -> Call[Any]:
+    """One connection or dataflow."""
+    return Call("GET", f"{kind.path}/{entity_id}", wire.unwrapped(kind.read), repeatable=True)
+
+
+def get_source_connection(connection: SourceConnectionId) -> Call[SourceConnection]:
+    return get_entity(SOURCE_CONNECTIONS, connection)
+
+
+def get_target_connection(connection: TargetConnectionId) -> Call[TargetConnection]:
+    return get_entity(TARGET_CONNECTIONS, connection)
+
+
+def get_dataflow(dataflow: DataflowId) -> Call[Dataflow]:
+    return get_entity(DATAFLOWS, dataflow)
+
+
+def delete_entity(kind: Kind, entity_id: str) -> Call[None]:
+    """Delete a connection or dataflow. Adobe answers 202 (destinations) or 204 (sources), with no body."""
+    return Call("DELETE", f"{kind.path}/{entity_id}", repeatable=True)
+
+
+def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[Mapping[str, Any]]) -> Call[Created]:
+    """Change an entity that is still as `etag` says: `[{"op": "replace", "path": "/scheduleParams", "value": {…}}]`.
+
+    The etag is quoted in `If-Match` as it is in the JSON; quotes are added where they are missing.
+    A second sending finds another etag and is refused with 412, so it is safe.
+    """
+    quoted = etag if etag.startswith('"') else f'"{etag}"'
+    return Call(
+        "PATCH",
+        f"{kind.path}/{entity_id}",
+        _read_created,
+        body=[dict(operation) for operation in operations],
+        headers={"If-Match": quoted},
+        repeatable=True,
+    )
+
+
+def create_base_connection(
+    name: str, connection_spec: str, auth: Mapping[str, Any] | None, *, description: str = ""
+) -> Call[Created]:
+    """A login at a storage account; `auth` is `{"specName": …, "params": {…}}`, absent for the Data Landing Zone."""
+    return _create(BASE_CONNECTIONS, name, connection_spec, description, {"auth": dict(auth)} if auth else {})
+
+
+def create_source_connection(
+    name: str, datasets: Mapping[DatasetId, str] | Sequence[DatasetId], *, description: str = ""
+) -> Call[Created]:
+    """The data lake side of an export.
+
+    `datasets` may map IDs to names: the destinations OpenAPI requires a name for each, the tutorial shows one, clients
+    leave it out; the ID stands in where no name is known.
+    """
+    names = datasets if isinstance(datasets, Mapping) else {dataset: dataset for dataset in datasets}
+    listed = [{"dataSetId": dataset, "name": title} for dataset, title in names.items()]
+    return _create(SOURCE_CONNECTIONS, name, DATA_LAKE_SPEC, description, {"params": {"datasets": listed}})
+
+
+def create_target_connection(
+    name: str,
+    base_connection: BaseConnectionId,
+    connection_spec: str,
+    params: Mapping[str, Any],
+    *,
+    description: str = "",
+) -> Call[Created]:
+    """The storage side of an export; `params` as `destinations.target_params` makes them."""
+    members = {"baseConnectionId": base_connection, "params": dict(params)}
+    return _create(TARGET_CONNECTIONS, name, connection_spec, description, members)
+
+
+def create_dataflow(
+    name: str,
+    flow_spec: str,
+    source: SourceConnectionId,
+    target: TargetConnectionId,
+    schedule_params: Mapping[str, Any],
+    *,
+    description: str = "",
+) -> Call[Created]:
+    """The export itself; `schedule_params` as `schedule.schedule_params` makes them."""
+    members = {
+        "sourceConnectionIds": [source],
+        "targetConnectionIds": [target],
+        "transformations": [],
+        "scheduleParams": dict(schedule_params),
+    }
+    return _create(DATAFLOWS, name, flow_spec, description, members)
+
+
+def _create(kind: Kind, name: str, spec_id: str, description: str, members: Mapping[str, Any]) -> Call[Created]:
+    body: dict[str, Any] = {"name": name, kind.spec: {"id": spec_id, "version": SPEC_VERSION}, **members}
+    if description:
+        body["description"] = description
+    return Call("POST", kind.path, _read_created, body=body)
+
+
+def enable_dataflow(dataflow: DataflowId) -> Call[Created]:
+    """Let a disabled dataflow run again. Source: guide "Update destination dataflows" (lower case, no body)."""
+    return Call("POST", f"/flows/{dataflow}/action", _read_created, query=[("op", "enable")], repeatable=True)
+
+
+def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:
+    """Flow runs, newest first."""
+    return list_page("/runs", filters=filters, order=order)
+
+
+def get_run(run: FlowRunId) -> Call[FlowRun]:
+    """One flow run. Source: flow-service OpenAPI, GET /runs/{RUN_ID}; ad hoc activation OpenAPI, statusURL."""
+    return Call("GET", f"/runs/{run}", wire.unwrapped(wire.read_flow_run), repeatable=True)
+
+
+def get_connection_spec(spec: str) -> Call[dict[str, Any]]:
+    """What Adobe publishes about one kind of destination, as it stands."""
+    return Call("GET", f"/connectionSpecs/{spec}", wire.unwrapped(dict), repeatable=True)
+
+
+def list_flow_specs() -> Call[wire.Page]:
+    """The kinds of dataflow that the organisation may use."""
+    return list_page("/flowSpecs", order="")
+
+
+class DatasetPage(NamedTuple):
+    """A page of datasets as Adobe sent it; `has_next` is None where Adobe gave no page information."""
+
+    items: list[dict[str, Any]]
+    has_next: bool | None
+
+
+def _read_dataset_page(reply: Mapping[str, Any]) -> DatasetPage:
+    return DatasetPage(list(reply["items"]), (reply.get("pageInfo") or {}).get("hasNext"))
+
+
+def list_datasets(*, start: int = 0, limit: int = PAGE_SIZE) -> Call[DatasetPage]:
+    """Datasets that may be exported, from the `start`-th on.
+
+    Source: Export datasets tutorial, "Retrieve a list of eligible datasets"; destinations OpenAPI, configs.
+    """
+    return Call(
+        "GET",
+        f"/connectionSpecs/{DATA_LAKE_SPEC}/configs",
+        _read_dataset_page,
+        query=[
+            ("outputType", "activationDatasets"),
+            ("outputField", "datasets"),
+            ("start", str(start)),
+            ("limit", str(limit)),
+        ],
+        repeatable=True,
+    )
+
+
+def list_sandboxes() -> Call[list[dict[str, Any]]]:
+    """Sandboxes that the credential may use; needs a token and the organisation's right, no Flow Service right.
+
+    Source: Sandbox API, GET /data/foundation/sandbox-management/.
+    """
+    return Call("GET", "/data/foundation/sandbox-management/", lambda reply: list(reply["sandboxes"]), repeatable=True)

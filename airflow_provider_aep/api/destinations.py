@@ -1,0 +1,314 @@
+"""The six places that an export can land in, and what Adobe wants to know of each.
+
+The types are DAG arguments. They are named tuples because Airflow renders templates in a tuple, rebuilds it as the same
+type and finds upstream outputs inside it, also in `partial` and `expand`; it does none of that for a dataclass. They
+hold no secret. A literal value is checked when the DAG is written, a template or upstream output when it is rendered.
+
+Specs, patterns and members are those of Adobe's connection specs (GET /connectionSpecs/{id}, `targetSpec`), the flow
+specs those of the tutorial "Export datasets by using the Flow Service API".
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from airflow_provider_aep.api.errors import InvalidExport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol, Self
+
+    class Upstream(Protocol):
+        """The output of an upstream task (Airflow's XComArg)."""
+
+        def resolve(self, context: Mapping[str, Any]) -> Any: ...
+
+    Text = str | Upstream
+
+
+__all__ = [
+    "DATA_LAKE_SPEC",
+    "DESTINATIONS",
+    "SPEC_VERSION",
+    "AdlsGen2",
+    "AmazonS3",
+    "AzureBlob",
+    "DataLandingZone",
+    "Destination",
+    "GoogleCloudStorage",
+    "Kind",
+    "Sftp",
+    "check_format",
+    "is_literal",
+    "kind_of",
+    "target_params",
+]
+
+#: Connection spec of the data lake, the source of every dataset export.
+DATA_LAKE_SPEC = "23598e46-f560-407b-88d5-ea6207e49db0"
+#: Version of the connection specs and flow specs named here.
+SPEC_VERSION = "1.0"
+
+
+class AmazonS3(NamedTuple("AmazonS3", [("bucket", str), ("path", str)])):
+    """A folder of an Amazon S3 bucket: AmazonS3(bucket="lake-exports", path="profiles/{{ ds }}")."""
+
+    __slots__ = ()
+
+    def __new__(cls, bucket: Text, path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "bucket", bucket), _checked(cls, "path", path))
+
+
+class AzureBlob(NamedTuple("AzureBlob", [("container", str), ("path", str)])):
+    """A folder of an Azure Blob Storage container."""
+
+    __slots__ = ()
+
+    def __new__(cls, container: Text, path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "container", container), _checked(cls, "path", path))
+
+
+class AdlsGen2(NamedTuple("AdlsGen2", [("path", str)])):
+    """A folder of Azure Data Lake Storage Gen2; the container is part of the login's URL."""
+
+    __slots__ = ()
+
+    def __new__(cls, path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "path", path))
+
+
+class DataLandingZone(NamedTuple("DataLandingZone", [("path", str)])):
+    """A folder of the sandbox's own Data Landing Zone: no login needed, files vanish after seven days."""
+
+    __slots__ = ()
+
+    def __new__(cls, path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "path", path))
+
+
+class GoogleCloudStorage(NamedTuple("GoogleCloudStorage", [("bucket", str), ("path", str)])):
+    """A folder of a Google Cloud Storage bucket."""
+
+    __slots__ = ()
+
+    def __new__(cls, bucket: Text, path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "bucket", bucket), _checked(cls, "path", path))
+
+
+class Sftp(NamedTuple("Sftp", [("remote_path", str)])):
+    """A folder of an SFTP server."""
+
+    __slots__ = ()
+
+    def __new__(cls, remote_path: Text) -> Self:
+        return super().__new__(cls, _checked(cls, "remote_path", remote_path))
+
+
+Destination = AmazonS3 | AzureBlob | AdlsGen2 | DataLandingZone | GoogleCloudStorage | Sftp
+
+
+class Rule(NamedTuple):
+    """What a value has to look like, for Adobe (`pattern`, on the whole text) and for the reader of an error."""
+
+    pattern: str
+    text: str
+
+
+class Kind(NamedTuple):
+    """All that is particular to one kind of destination."""
+
+    name: str
+    connection_spec: str
+    flow_spec: str
+    wire: Mapping[str, str]  # our field -> member of the target connection's params
+    rules: Mapping[str, Rule]  # fields without a rule may hold any text: Adobe gives no pattern for them
+    logins: tuple[str, ...]  # class names of api.credentials; names, since those classes take 4 ms to import
+
+
+# Adobe's own patterns for paths and buckets of S3 and Google repeat a choice inside a repetition, for which Python can
+# take exponential time. Those written here accept the same texts without; tests compare them with Adobe's.
+_PATH = r"[0-9a-zA-Z/!\-_.*'()]"
+_OBJECT_STORE_PATH = Rule(
+    _PATH + r"*(?:%SEGMENT_(?:NAME|ID)%/*)*", "must hold only letters, digits, / and the characters ! - _ . * ' ( )"
+)
+
+#: The six destinations. Sources of the IDs: seed and current version of the tutorial, which agree.
+DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
+    {
+        AmazonS3: Kind(
+            name="Amazon S3",
+            connection_spec="4fce964d-3f37-408f-9778-e597338a21ee",
+            flow_spec="269ba276-16fc-47db-92b0-c1049a3c131f",
+            wire={"bucket": "bucketName", "path": "path"},
+            rules={
+                "bucket": Rule(
+                    r"(?=.{3,63}$)(?!(?:\d+\.)+\d+$)(?:L\.)*L".replace("L", r"[a-z0-9](?:[a-z0-9\-]*[a-z0-9])?"),
+                    "must be an S3 bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, each part "
+                    "between dots starting and ending with a letter or digit, and not an IPv4 address",
+                ),
+                "path": _OBJECT_STORE_PATH,
+            },
+            logins=("S3AccessKey", "S3AssumedRole"),
+        ),
+        AzureBlob: Kind(
+            name="Azure Blob Storage",
+            connection_spec="6d6b59bf-fb58-4107-9064-4d246c0e5bb2",
+            flow_spec="95bd8965-fc8a-4119-b9c3-944c2c2df6d2",
+            wire={"container": "container", "path": "path"},
+            rules={
+                "container": Rule(
+                    r"[a-z0-9](?!.*--)[a-z0-9-]{1,61}[a-z0-9]",
+                    "must be an Azure container name: 3 to 63 lower-case letters, digits and single hyphens, starting "
+                    "and ending with a letter or digit",
+                ),
+                "path": Rule(
+                    _PATH + "+",
+                    "must not be empty and must hold only letters, digits, / and the characters ! - _ . * ' ( )",
+                ),
+            },
+            logins=("AzureConnectionString",),
+        ),
+        AdlsGen2: Kind(
+            name="Azure Data Lake Gen2",
+            connection_spec="be2c3209-53bc-47e7-ab25-145db8b873e1",
+            flow_spec="17be2013-2549-41ce-96e7-a70363bec293",
+            wire={"path": "path"},
+            rules={},
+            logins=("AdlsServicePrincipal",),
+        ),
+        DataLandingZone: Kind(
+            name="Data Landing Zone",
+            connection_spec="10440537-2a7b-4583-ac39-ed38d4b848e8",
+            flow_spec="cd2fc47e-e838-4f38-a581-8fff2f99b63a",
+            wire={"path": "path"},
+            rules={},
+            logins=(),
+        ),
+        GoogleCloudStorage: Kind(
+            name="Google Cloud Storage",
+            connection_spec="c5d93acb-ea8b-4b14-8f53-02138444ae99",
+            flow_spec="585c15c4-6cbf-4126-8f87-e26bff78b657",
+            wire={"bucket": "bucketName", "path": "path"},
+            rules={
+                "bucket": Rule(
+                    r"(?!goog)(?!.*g[o0][o0]gle)(?=.{3,222}$)(?!(?:\d+\.)+\d+$)(?:L\.)*L".replace(
+                        "L", r"[a-z0-9](?:[a-z0-9\-_]{0,61}[a-z0-9])?"
+                    ),
+                    "must be a Google bucket name: 3 to 63 lower-case letters, digits, hyphens and underscores (up to "
+                    "222 in parts divided by dots), not starting with goog and not holding google or g00gle",
+                ),
+                "path": _OBJECT_STORE_PATH,
+            },
+            logins=("GcsHmacKey",),
+        ),
+        Sftp: Kind(
+            name="SFTP",
+            connection_spec="36965a81-b1c6-401b-99f8-22508f1e6a26",
+            flow_spec="354d6aad-4754-46e4-a576-1b384561c440",
+            wire={"remote_path": "remotePath"},
+            rules={},
+            logins=("SftpPassword", "SftpSshKey"),
+        ),
+    }
+)
+
+
+def is_literal(value: object) -> bool:
+    """Whether a DAG argument is known while the DAG is parsed: neither a Jinja template nor an upstream output."""
+    if isinstance(value, str):
+        return not any(mark in value for mark in ("{{", "{%", "{#"))
+    # Airflow resolves whatever has a method of this name, but for paths: theirs means something else.
+    return not hasattr(value, "resolve") or hasattr(value, "__fspath__")
+
+
+def kind_of(destination: object) -> Kind:
+    """The registry row of a destination.
+
+    Raises:
+        InvalidExport: not one of the six types, such as the plain list that a destination sent through XCom becomes.
+    """
+    try:
+        return DESTINATIONS[type(destination)]
+    except KeyError:
+        names = ", ".join(kind.__name__ for kind in DESTINATIONS)
+        raise InvalidExport("destination", destination, f"must be one of {names}") from None
+
+
+def check_format(file_type: str, compression: str, *, allow_uncompressed_json: bool = False) -> None:
+    """Check how files are written; a template or upstream output passes until it is rendered.
+
+    Raises:
+        InvalidExport: unknown value, or JSON without GZIP, which Adobe no longer allows (the tutorial's samples of 2023
+            still show it). Source: Export datasets tutorial, "Create a target connection".
+    """
+    for argument, value, allowed in (
+        ("file_type", file_type, ("JSON", "PARQUET")),
+        ("compression", compression, ("NONE", "GZIP")),
+    ):
+        if is_literal(value) and value not in allowed:
+            raise InvalidExport(argument, value, f"must be {allowed[0]} or {allowed[1]}, in capitals")
+    if (file_type, compression) == ("JSON", "NONE") and not allow_uncompressed_json:
+        raise InvalidExport("compression", compression, "must be GZIP: Adobe exports JSON only compressed")
+
+
+def target_params(
+    destination: Destination,
+    *,
+    file_type: str,
+    compression: str,
+    include_file_manifest: bool | None = None,
+    allow_uncompressed_json: bool = False,
+) -> dict[str, Any]:
+    """The `params` of a target connection: {"mode": "Server-to-server", "bucketName": …, "datasetFileType": "JSON", …}.
+
+    `fileType`, though the spec requires it, belongs to audience exports and is not sent.
+
+    Raises:
+        InvalidExport: not a destination, a wrong value, or one that is still a template.
+    """
+    kind = kind_of(destination)
+    values = destination._asdict()
+    for argument, value in {
+        **{f"destination.{name}": value for name, value in values.items()},
+        "file_type": file_type,
+        "compression": compression,
+    }.items():
+        if not is_literal(value):
+            raise InvalidExport(argument, value, "is still a template or an upstream output: it has not been rendered")
+    check_format(file_type, compression, allow_uncompressed_json=allow_uncompressed_json)
+    if include_file_manifest is not None and not isinstance(include_file_manifest, bool):
+        raise InvalidExport("include_file_manifest", include_file_manifest, "must be True, False or None")
+    params: dict[str, Any] = {"mode": "Server-to-server"}
+    # Checked once more: `_replace` makes a tuple without asking its type.
+    params |= {kind.wire[name]: _checked(type(destination), name, value) for name, value in values.items()}
+    params |= {"compression": compression, "datasetFileType": file_type}
+    if include_file_manifest is not None:
+        params["includeFileManifest"] = include_file_manifest
+    return params
+
+
+def _checked(destination: type, field: str, value: Text) -> str:
+    """The value, checked as far as it is known; a template or upstream output is a text only once rendered."""
+    if not is_literal(value):
+        return cast("str", value)
+    argument = f"destination.{field}"
+    kind = DESTINATIONS[destination]
+    if not isinstance(value, str):
+        raise InvalidExport(argument, value, f"must be text for {kind.name}")
+    rule = kind.rules.get(field)
+    if rule is None or re.fullmatch(rule.pattern, value, re.ASCII):
+        return value
+    raise InvalidExport(argument, value, rule.text + _advice(field, value))
+
+
+def _advice(field: str, value: str) -> str:
+    """What somebody probably wanted who wrote this into a path."""
+    if field != "path":
+        return ""
+    if re.search(r"%[A-Z_]+(\(.*\))?%", value) or "=" in value or re.search(r"\s", value):
+        return "; write blanks, = and Adobe's %…% macros into folder_template instead"
+    if "{" in value:
+        return "; {…} is not filled in by anyone: use a Jinja template such as {{ ds }}, or folder_template"
+    return ""

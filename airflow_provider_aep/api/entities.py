@@ -1,0 +1,220 @@
+"""What Adobe keeps: datasets, connections, dataflows and flow runs, as far as an export needs them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DatasetId = NewType("DatasetId", str)
+BaseConnectionId = NewType("BaseConnectionId", str)
+SourceConnectionId = NewType("SourceConnectionId", str)
+TargetConnectionId = NewType("TargetConnectionId", str)
+DataflowId = NewType("DataflowId", str)
+FlowRunId = NewType("FlowRunId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset that may be exported."""
+
+    id: DatasetId
+    name: str
+    description: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What connections and dataflows have in common. `created_ms` is in milliseconds since 1970 UTC."""
+
+    id: str
+    name: str
+    spec_id: str
+    etag: str = ""
+    state: str = ""
+    description: str = ""
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BaseConnection(Entity):
+    """A login at a storage account; of `auth` only the name of its spec is read, nothing that may be a secret."""
+
+    auth_spec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConnection(Entity):
+    """The data lake side of an export: which datasets."""
+
+    dataset_ids: tuple[DatasetId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConnection(Entity):
+    """The storage side of an export: which place, in which format."""
+
+    base_connection_id: BaseConnectionId = BaseConnectionId("")
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataflow(Entity):
+    """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds."""
+
+    source_connection_id: SourceConnectionId = SourceConnectionId("")
+    target_connection_id: TargetConnectionId = TargetConnectionId("")
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunStatus(StrEnum):
+    """How far a flow run is. Adobe has no word for a partial success; see `FlowRun.is_partial`."""
+
+    RUNNING = "running"
+    SUCCEEDED = "success"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # it has ended, with a word that is in none of Adobe's documents
+
+
+# Source: destinations OpenAPI (schema "Success", samples "success"), flow-service OpenAPI (StatusDTO), compared in
+# lower case because Adobe uses both.
+_SUCCEEDED = frozenset({"success", "completed", "partial_success"})
+_FAILED = frozenset({"failed", "failure", "partial_failure", "canceled", "cancelled", "aborted", "error"})
+_RUNNING = frozenset({"", "processing", "waiting", "in_progress", "inprogress", "queued", "scheduled", "started"})
+
+
+def run_status(text: str | None, *, ended: bool) -> RunStatus:
+    """Judge Adobe's `statusSummary.status`, the only place where that is done.
+
+    A run in progress may have no status at all. A word we do not know means "running" while the run has no end time
+    (the wait then ends by its deadline at the latest) and `UNKNOWN`, which fails the wait loudly, once it has one.
+    """
+    word = (text or "").lower()
+    if word in _SUCCEEDED:
+        return RunStatus.SUCCEEDED
+    if word in _FAILED:
+        return RunStatus.FAILED
+    if word in _RUNNING or not ended:
+        return RunStatus.RUNNING
+    return RunStatus.UNKNOWN
+
+
+def is_known_status(text: str) -> bool:
+    """Whether the word is in Adobe's documents; one that is not is worth a warning."""
+    return text.lower() in _SUCCEEDED | _FAILED | _RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """A code and message that Adobe gives for a run, such as ACTIVATION_BATCH-0000-FAILED "Job aborted."."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """One execution of a dataflow. Times in milliseconds since 1970 UTC; a number that Adobe did not give is None.
+
+    Adobe says of the numbers of dataset runs that they may be combined with those of profile exports: report them,
+    never rely on them (UI guide, known limitations).
+    """
+
+    id: FlowRunId
+    dataflow_id: DataflowId
+    status: RunStatus
+    raw_status: str = ""
+    created_ms: int = 0
+    updated_ms: int = 0
+    started_ms: int | None = None
+    completed_ms: int | None = None
+    input_records: int | None = None
+    output_records: int | None = None
+    skipped_records: int | None = None
+    failed_records: int | None = None
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    output_files: int | None = None
+    errors: tuple[RunError, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status is not RunStatus.RUNNING
+
+    @property
+    def is_partial(self) -> bool:
+        """Adobe calls it a success, and yet names errors or failed records."""
+        return self.status is RunStatus.SUCCEEDED and bool(self.errors or self.failed_records)
+
+    @property
+    def is_empty(self) -> bool:
+        """A success that read and wrote nothing, as an increment without changes does."""
+        return (
+            self.status is RunStatus.SUCCEEDED
+            and not self.is_partial
+            and self.output_records is not None
+            and not (self.input_records or self.output_records or self.output_files)
+        )
+
+    @property
+    def outcome(self) -> str:
+        """ "running", "success", "partial", "empty", "failed" or "unknown"."""
+        if self.is_partial:
+            return "partial"
+        return "empty" if self.is_empty else self.status.value
+
+    def as_event(self) -> dict[str, Any]:
+        """The run as plain JSON, to cross from a trigger to a task; `from_event` reads it."""
+        return {
+            **asdict(self),
+            "status": self.status.value,
+            "errors": [[each.code, each.message] for each in self.errors],
+        }
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> FlowRun:
+        """Raises TypeError or ValueError where the event is not what `as_event` makes."""
+        errors = tuple(RunError(*each) for each in event["errors"])
+        return cls(**{**event, "status": RunStatus(event["status"]), "errors": errors})
+
+    def summary(self) -> dict[str, str | int | None]:
+        """The run as a flat dict for XCom; times as ISO 8601 in UTC.
+
+        {"run_id", "dataflow_id", "status" (see `outcome`), "created_at", "started_at", "completed_at", "input_records",
+        "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}
+        """
+        return {
+            "run_id": self.id,
+            "dataflow_id": self.dataflow_id,
+            "status": self.outcome,
+            "created_at": _iso(self.created_ms),
+            "started_at": _iso(self.started_ms),
+            "completed_at": _iso(self.completed_ms),
+            "input_records": self.input_records,
+            "output_records": self.output_records,
+            "skipped_records": self.skipped_records,
+            "failed_records": self.failed_records,
+            "input_bytes": self.input_bytes,
+            "output_bytes": self.output_bytes,
+            "output_files": self.output_files,
+        }
+
+
+def _iso(moment_ms: int | None) -> str | None:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="milliseconds") if moment_ms else None
+
+
+def awaited_run(runs: Iterable[FlowRun], *, since_ms: int) -> FlowRun | None:
+    """The earliest run created at or after `since_ms` (milliseconds since 1970 UTC), finished or not.
+
+    Earliest, not latest: clearing yesterday's task finds yesterday's run. A run that failed is returned as it is;
+    passing over it in silence would make the task wait for the next slot.
+    """
+    return min(
+        (run for run in runs if run.created_ms >= since_ms), key=lambda run: (run.created_ms, run.id), default=None
+    )

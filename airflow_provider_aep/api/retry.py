@@ -1,0 +1,87 @@
+"""Which call may be sent again, after which failure, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from airflow_provider_aep.api.errors import OutcomeUnknown, PlatformUnavailable, ReplyError, refusal
+
+if TYPE_CHECKING:
+    from airflow_provider_aep.api.calls import Call
+    from airflow_provider_aep.api.settings import Settings
+    from airflow_provider_aep.api.wire import Problem
+
+# States in transit right after a creation or an action, which pass by themselves.
+# Source: Flow Service error catalogue, 1416, 1417, 1420, 1421, 1444, 1456 to 1458.
+_PASSING = frozenset({"1416", "1417", "1420", "1421", "1444", "1456", "1457", "1458"})
+_AMBIGUOUS = frozenset({408, 500, 502, 503, 504})
+_backoff = wait_exponential_jitter(initial=1, max=30, jitter=1)
+
+
+def policy(call: Call[Any], settings: Settings) -> dict[str, Any]:
+    """Arguments for tenacity's `Retrying` and `AsyncRetrying`.
+
+    A request that never left this machine, or that Adobe refused for now, may always be sent again. One that may have
+    been done may be sent again only if doing it twice is doing it once.
+    """
+
+    def may_be_sent_again(error: BaseException) -> bool:
+        if isinstance(error, OutcomeUnknown):
+            return call.repeatable
+        return isinstance(error, PlatformUnavailable)
+
+    def wait_seconds(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after_seconds if isinstance(error, ReplyError) else None
+        if asked is None:
+            return _backoff(state)
+        return min(asked, settings.max_retry_after_seconds)
+
+    return {
+        "retry": retry_if_exception(may_be_sent_again),
+        "wait": wait_seconds,
+        "stop": stop_after_attempt(settings.attempts),
+        "reraise": True,
+    }
+
+
+def failure_of(
+    call: Call[Any], *, status: int, problem: Problem, headers: Mapping[str, str], now: datetime | None = None
+) -> ReplyError:
+    """What an error reply means for the call that drew it."""
+    fields: dict[str, Any] = {
+        "status": status,
+        "code": problem.code,
+        "message": problem.message,
+        "request_id": problem.request_id,
+    }
+    number = problem.code.removeprefix("FLOW-").partition("-")[0]
+    error: ReplyError
+    if status == 429 or number in _PASSING:
+        error = PlatformUnavailable(str(call), **fields)
+    elif status in _AMBIGUOUS or status >= 500:
+        # A gateway may answer 5xx after the service has done the work, so only a repeatable call is sent blindly.
+        error = OutcomeUnknown(str(call), **fields)
+    else:
+        return refusal(str(call), **fields)
+    error.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"), now=now)
+    return error
+
+
+def retry_after_seconds(text: str | None, *, now: datetime | None = None) -> float | None:
+    """`Retry-After` as seconds or as an HTTP date; None where it is absent or neither. Source: RFC 9110, 10.2.3."""
+    if not text:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

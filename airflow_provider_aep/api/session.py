@@ -1,0 +1,358 @@
+"""Session and AsyncSession: the only code that sends, sleeps or awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, Retrying
+
+from airflow_provider_aep.api.auth import TOKEN_PATH, Token, read_token, shelf_of, token_form
+from airflow_provider_aep.api.calls import FLOW_SERVICE, Call, Now, Pause, Procedure, Step, Together
+from airflow_provider_aep.api.errors import (
+    AepError,
+    OutcomeUnknown,
+    PlatformUnavailable,
+    ReplyError,
+    UnexpectedReply,
+    first_of,
+)
+from airflow_provider_aep.api.retry import failure_of, policy
+from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.api.wire import read_problem
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# With many requests queued on one pool, httpx's cost for each grows without bound; few in flight, few sockets.
+IN_FLIGHT = 6
+_LIMITS = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """One TLS context for the process: loading the certificates costs more than a hundred requests."""
+    return httpx.create_ssl_context()
+
+
+class _Common:
+    """What both sessions share: how a request is built and a reply is judged."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._shelf = shelf_of(settings)
+        self._adobe_ms = 0.0
+        self._adobe_read_at = 0.0
+
+    def _options(self) -> dict[str, Any]:
+        settings = self.settings
+        timeout = httpx.Timeout(settings.read_seconds, connect=settings.connect_seconds)
+        return {"timeout": timeout, "limits": _LIMITS, "follow_redirects": False, "verify": tls_context()}
+
+    def _request(self, client: httpx.Client | httpx.AsyncClient, call: Call[Any], token: str) -> httpx.Request:
+        settings = self.settings
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "x-api-key": settings.client_id,
+            "x-gw-ims-org-id": settings.org_id,
+            "x-sandbox-name": settings.sandbox_name,
+            "Accept": "application/json",
+            **call.headers,
+        }
+        headers = {name: value for name, value in headers.items() if value}
+        url = address(settings.gateway, call)
+        if call.query:
+            url += "?" + urlencode(call.query, quote_via=quote, safe="")  # Adobe wants %20, not +, for a blank
+        if call.body is None:
+            return client.build_request(call.method, url, headers=headers)
+        return client.build_request(call.method, url, headers=headers, json=call.body)
+
+    def _token_request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        return client.build_request("POST", self.settings.ims.rstrip("/") + TOKEN_PATH, data=token_form(self.settings))
+
+    def _read_token(self, response: httpx.Response) -> Token:
+        return self._judge(_TOKEN_CALL, response, read=lambda reply: read_token(reply, now=self.clock()))
+
+    def _read(self, call: Call[T], response: httpx.Response) -> T:
+        if "date" in response.headers:
+            self._note_time(response.headers["date"])
+        return self._judge(call, response, read=call.read)
+
+    def _judge(self, call: Call[Any], response: httpx.Response, *, read: Callable[[Any], T] | None) -> T:
+        """The value of a good reply, or the error that a bad one means."""
+        request_id = response.headers.get("x-request-id", "")
+        fields: dict[str, Any] = {"status": response.status_code, "request_id": request_id}
+        if not response.is_success:
+            if response.is_redirect or response.is_informational:
+                raise UnexpectedReply(str(call), message="a redirection; none is followed with a token", **fields)
+            problem = read_problem(response.content, status=response.status_code, request_id=request_id)
+            raise failure_of(call, status=response.status_code, problem=problem, headers=response.headers)
+        if read is None:
+            return None  # type: ignore[return-value]  # a call without `read` is a Call[None]
+        try:
+            payload = response.json()
+        except ValueError:
+            raise OutcomeUnknown(str(call), message="the reply is cut off or is not JSON", **fields) from None
+        try:
+            return read(payload)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            message = f"the reply lacks what it must hold ({type(error).__name__}: {error})"
+            raise UnexpectedReply(str(call), message=message, **fields) from error
+
+    def _note_time(self, date: str) -> None:
+        try:
+            self._adobe_ms = parsedate_to_datetime(date).timestamp() * 1000
+        except ValueError:
+            return
+        self._adobe_read_at = self.clock()
+
+    def _now_ms(self) -> int:
+        if not self._adobe_ms:
+            return int(time.time() * 1000)
+        return int(self._adobe_ms + (self.clock() - self._adobe_read_at) * 1000)
+
+    def _retry_options(self, call: Call[Any]) -> dict[str, Any]:
+        return {**policy(call, self.settings), "before_sleep": _tell}
+
+
+_TOKEN_CALL: Call[Token] = Call("POST", TOKEN_PATH, repeatable=True)  # stands for the token request in errors
+
+
+def _not_sent(error: OutcomeUnknown) -> PlatformUnavailable:
+    """Whatever became of the token request, the call that it was for has not been sent."""
+    again = PlatformUnavailable(
+        error.request, status=error.status, code=error.code, message=error.message, request_id=error.request_id
+    )
+    again.retry_after_seconds = error.retry_after_seconds
+    return again
+
+
+def _tell(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    seconds = state.next_action.sleep if state.next_action else 0
+    log.info("%s; trying again in %.0f s (attempt %d)", error, seconds, state.attempt_number)
+
+
+def address(gateway: str, call: Call[Any]) -> str:
+    """The full address of a call. Adobe's `next` references are relative to the Flow Service; absolute ones are read.
+
+    Raises:
+        UnexpectedReply: an absolute one names another host, which must not be shown our token.
+    """
+    base = gateway.rstrip("/")
+    if call.path.startswith(("http://", "https://")):
+        if urlsplit(call.path).netloc != urlsplit(base).netloc:
+            raise UnexpectedReply("GET next page", message=f"refers to another host, {urlsplit(call.path).netloc}")
+        return call.path
+    if call.path.startswith("/data/"):
+        return base + call.path
+    return f"{base}{FLOW_SERVICE}/{call.path.lstrip('/')}"
+
+
+def _is_stale_token(response: httpx.Response) -> bool:
+    """401 means that the token ended (401013) or that it is no good; once, a new one is tried."""
+    return response.status_code == 401
+
+
+def transport_failure(call: Call[Any], error: httpx.TransportError) -> ReplyError:
+    """A failure below HTTP. httpx's own words are shown except where they quote a header, which may be the token."""
+    words = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}" if str(error) else ""
+    kind = PlatformUnavailable if isinstance(error, _NEVER_LEFT) else OutcomeUnknown
+    return kind(str(call), message=f"no reply ({type(error).__name__}{words})")
+
+
+class Session(_Common):
+    """Runs procedures on a worker. `clock` counts seconds, `sleep` takes them; both can be given for tests.
+
+    Raises:
+        AepError: see `api.errors`; failures are thrown into the procedure first.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        on_token: Callable[[str], object] | None = None,
+    ) -> None:
+        super().__init__(settings, clock=clock)
+        self._on_token = on_token
+        self._sleep = sleep
+        self._client = httpx.Client(transport=transport, **self._options())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._client.close()
+
+    def run(self, procedure: Procedure[T] | Call[T]) -> T:
+        """Perform a procedure and return its result."""
+        steps = iter(procedure)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = self._take(step)
+                except AepError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _take(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            return self._sleep(step.seconds)
+        if isinstance(step, Now):
+            return self._now_ms()
+        if isinstance(step, Together):
+            with ThreadPoolExecutor(len(step.procedures)) as pool:
+                futures = [pool.submit(self.run, procedure) for procedure in step.procedures]
+            return _results([future.exception() or future.result() for future in futures])
+        return Retrying(sleep=self._sleep, **self._retry_options(step))(self._send, step)
+
+    def _send(self, call: Call[T]) -> T:
+        token = self._token()
+        response = self._exchange(call, self._request(self._client, call, token))
+        if _is_stale_token(response):
+            token = self._token(instead_of=token)
+            response = self._exchange(call, self._request(self._client, call, token))
+        return self._read(call, response)
+
+    def _exchange(self, call: Call[Any], request: httpx.Request) -> httpx.Response:
+        try:
+            return self._client.send(request)
+        except httpx.TransportError as error:
+            raise transport_failure(call, error) from None
+
+    def _token(self, *, instead_of: str | None = None) -> str:
+        known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+        if known:
+            return known
+        with self._shelf.lock:
+            known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+            if known:  # another thread was faster
+                return known
+            token = self._ask_token()
+            if self._on_token:
+                self._on_token(token.value)
+            self._shelf.put(token)
+            return token.value
+
+    def _ask_token(self) -> Token:
+        try:
+            return self._read_token(self._exchange(_TOKEN_CALL, self._token_request(self._client)))
+        except OutcomeUnknown as error:
+            raise _not_sent(error) from None
+
+
+class AsyncSession(_Common):
+    """Runs procedures in an event loop; the twin of `Session`, with `await`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        on_token: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
+        super().__init__(settings, clock=clock)
+        self._on_token = on_token
+        self._sleep = sleep
+        self._client = httpx.AsyncClient(transport=transport, **self._options())
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def run(self, procedure: Procedure[T] | Call[T]) -> T:
+        """Perform a procedure and return its result."""
+        steps = iter(procedure)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = await self._take(step)
+                except AepError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Pause):
+            return await self._sleep(step.seconds)
+        if isinstance(step, Now):
+            return self._now_ms()
+        if isinstance(step, Together):
+            runs = (self.run(procedure) for procedure in step.procedures)
+            return _results(await asyncio.gather(*runs, return_exceptions=True))
+        return await AsyncRetrying(sleep=self._sleep, **self._retry_options(step))(self._send, step)
+
+    async def _send(self, call: Call[T]) -> T:
+        token = await self._token()
+        response = await self._exchange(call, self._request(self._client, call, token))
+        if _is_stale_token(response):
+            token = await self._token(instead_of=token)
+            response = await self._exchange(call, self._request(self._client, call, token))
+        return self._read(call, response)
+
+    async def _exchange(self, call: Call[Any], request: httpx.Request) -> httpx.Response:
+        try:
+            async with self._in_flight:
+                return await self._client.send(request)
+        except httpx.TransportError as error:
+            raise transport_failure(call, error) from None
+
+    async def _token(self, *, instead_of: str | None = None) -> str:
+        known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+        if known:
+            return known
+        async with self._shelf.loop_lock():
+            known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+            if known:  # another task was faster
+                return known
+            token = await self._ask_token()
+            if self._on_token:
+                await self._on_token(token.value)
+            self._shelf.put(token)
+            return token.value
+
+    async def _ask_token(self) -> Token:
+        try:
+            return self._read_token(await self._exchange(_TOKEN_CALL, self._token_request(self._client)))
+        except OutcomeUnknown as error:
+            raise _not_sent(error) from None
+
+
+def _results(outcomes: list[Any]) -> list[Any]:
+    """What ran side by side, or the most telling of its failures; an error of ours comes first."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, AepError)), first_of(errors))
+    return outcomes

@@ -1,0 +1,70 @@
+"""Organisation, sandbox, credential, addresses and time limits: what every request to Adobe needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from airflow_provider_aep.api.errors import InvalidExport
+
+GATEWAY = "https://platform.adobe.io"
+IMS = "https://ims-na1.adobelogin.com"
+# Source: Adobe developer console, "OAuth server-to-server credential", scopes of the Experience Platform API.
+SCOPES = "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One credential in one sandbox of one organisation.
+
+    Raises:
+        InvalidExport: a value cannot be sent as it is; the message never shows the client secret.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    org_id: str
+    sandbox_name: str = "prod"
+    gateway: str = GATEWAY
+    ims: str = IMS
+    scopes: str = SCOPES
+    connect_seconds: float = 10
+    read_seconds: float = 65  # the gateway cuts a call at about 60 s
+    max_retry_after_seconds: float = 300
+    attempts: int = 6
+    # How long an entity may exist before lists show it; Adobe documents nothing, so this is a guess to be generous.
+    visibility_seconds: float = 10
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9A-Fa-f]{24}@AdobeOrg", self.org_id):
+            raise InvalidExport("org_id", self.org_id, "must be 24 hexadecimal digits and @AdobeOrg")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,255}", self.sandbox_name):
+            raise InvalidExport(
+                "sandbox_name", self.sandbox_name, "must be a sandbox's name: lower-case letters, digits and hyphens"
+            )
+        if not re.fullmatch(r"[!-~]+", self.client_id):
+            raise InvalidExport("login (client ID)", self.client_id, "must be printable ASCII without blanks")
+        if not re.fullmatch(r"[!-~]+", self.client_secret):
+            raise InvalidExport("password (client secret)", "***", "must be printable ASCII without blanks, not empty")
+        for name, address in (("host (gateway)", self.gateway), ("ims_host", self.ims)):
+            parts = urlsplit(address)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+                raise InvalidExport(name, address, "must be an address such as https://platform.adobe.io")
+        for name, seconds in (
+            ("connect_timeout", self.connect_seconds),
+            ("read_timeout", self.read_seconds),
+            ("max_retry_after", self.max_retry_after_seconds),
+        ):
+            if not 0 < seconds < 86_400:
+                raise InvalidExport(name, seconds, "must be seconds, more than 0 and less than a day")
+
+    @property
+    def who(self) -> tuple[str, str, str]:
+        """What one access token is good for: address of IMS, client ID and scopes."""
+        return (self.ims, self.client_id, self.scopes)
+
+    @property
+    def where(self) -> tuple[str, str, str, str]:
+        """What one list of flow runs is good for: gateway, organisation, sandbox and credential."""
+        return (self.gateway, self.org_id, self.sandbox_name, self.client_id)

@@ -1,0 +1,204 @@
+"""JSON <-> entities: field names, letter case, units and pages, as Adobe writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from airflow_provider_aep.api.entities import (
+    BaseConnection,
+    BaseConnectionId,
+    Dataflow,
+    DataflowId,
+    Dataset,
+    DatasetId,
+    FlowRun,
+    FlowRunId,
+    RunError,
+    SourceConnection,
+    SourceConnectionId,
+    TargetConnection,
+    TargetConnectionId,
+    run_status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+T = TypeVar("T")
+
+
+class Page(NamedTuple):
+    """A page of a list as Adobe sent it, and the reference to the next one ("" after the last)."""
+
+    items: list[dict[str, Any]]
+    next_href: str
+
+
+def read_page(reply: Mapping[str, Any]) -> Page:
+    """`{"items": […], "_links": {"next": {"href": …}}}`; `_links` may be empty or missing on the last page."""
+    links = reply.get("_links") or {}
+    return Page(list(reply["items"]), str((links.get("next") or {}).get("href") or ""))
+
+
+def continuation_token(href: str) -> str:
+    """The token inside a `next` reference, to see whether it repeats. Tokens may hold `=`, `+` and `/`."""
+    return "".join(parse_qs(urlsplit(href).query).get("continuationToken", [href]))
+
+
+def read_one(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """A GET by ID answers `{"items": [entity]}`; a bare entity is read as well."""
+    items = reply.get("items")
+    if items is None:
+        return dict(reply)
+    return dict(items[0])  # an empty list is a KeyError's cousin: the session reports an unexpected reply
+
+
+def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
+    return {
+        "id": raw["id"],
+        "name": raw.get("name") or "",
+        "spec_id": str((raw.get(spec) or {}).get("id") or ""),
+        "etag": raw.get("etag") or raw.get("version") or "",
+        "state": raw.get("state") or "",
+        "description": raw.get("description") or "",
+        "created_ms": int(raw.get("createdAt") or 0),
+    }
+
+
+def read_base_connection(raw: Mapping[str, Any]) -> BaseConnection:
+    return BaseConnection(
+        **_common(raw, "connectionSpec"), auth_spec=str((raw.get("auth") or {}).get("specName") or "")
+    )
+
+
+def read_source_connection(raw: Mapping[str, Any]) -> SourceConnection:
+    datasets = (raw.get("params") or {}).get("datasets") or []
+    return SourceConnection(
+        **_common(raw, "connectionSpec"), dataset_ids=tuple(DatasetId(dataset["dataSetId"]) for dataset in datasets)
+    )
+
+
+def read_target_connection(raw: Mapping[str, Any]) -> TargetConnection:
+    return TargetConnection(
+        **_common(raw, "connectionSpec"),
+        base_connection_id=BaseConnectionId(raw.get("baseConnectionId") or ""),
+        params=dict(raw.get("params") or {}),
+    )
+
+
+def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
+    return Dataflow(
+        **_common(raw, "flowSpec"),
+        source_connection_id=SourceConnectionId((raw.get("sourceConnectionIds") or [""])[0]),
+        target_connection_id=TargetConnectionId((raw.get("targetConnectionIds") or [""])[0]),
+        schedule=dict(raw.get("scheduleParams") or {}),
+    )
+
+
+def read_dataset(raw: Mapping[str, Any]) -> Dataset:
+    return Dataset(
+        id=DatasetId(raw["id"]),
+        name=raw.get("name") or "",
+        description=raw.get("description") or "",
+        state=raw.get("state") or "",
+    )
+
+
+def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
+    """A run as GET /runs lists it. Any part of `metrics` may be missing.
+
+    Adobe's schema names the end `stoppedAtUTC`, its samples `completedAtUTC`; both are read (destinations OpenAPI).
+    """
+    metrics = raw.get("metrics") or {}
+    duration = metrics.get("durationSummary") or {}
+    records = metrics.get("recordSummary") or {}
+    sizes = metrics.get("sizeSummary") or {}
+    status = str((metrics.get("statusSummary") or {}).get("status") or "")
+    completed_ms = duration.get("completedAtUTC") or duration.get("stoppedAtUTC")
+    return FlowRun(
+        id=FlowRunId(raw["id"]),
+        dataflow_id=DataflowId(raw.get("flowId") or ""),
+        status=run_status(status, ended=bool(completed_ms)),
+        raw_status=status,
+        created_ms=int(raw.get("createdAt") or 0),
+        updated_ms=int(raw.get("updatedAt") or raw.get("createdAt") or 0),
+        started_ms=duration.get("startedAtUTC"),
+        completed_ms=completed_ms,
+        input_records=records.get("inputRecordCount"),
+        output_records=records.get("outputRecordCount"),
+        skipped_records=records.get("skippedRecordCount"),
+        failed_records=records.get("failedRecordCount"),
+        input_bytes=sizes.get("inputBytes"),
+        output_bytes=sizes.get("outputBytes"),
+        output_files=(metrics.get("fileSummary") or {}).get("outputFileCount"),
+        errors=tuple(dict.fromkeys(_run_errors(raw, metrics, records))),
+    )
+
+
+def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Mapping[str, Any]) -> Iterator[RunError]:
+    """Errors stand in four places (destinations OpenAPI; monitoring guide); repetitions are dropped by the caller."""
+    activities = [activity.get("statusSummary") or {} for activity in raw.get("activities") or []]
+    for summary in [metrics.get("statusSummary") or {}, *activities]:
+        for found in [*(summary.get("errors") or []), *((summary.get("extensions") or {}).get("errors") or [])]:
+            yield RunError(str(found.get("code") or ""), str(found.get("message") or ""))
+    for found in records.get("failedInfo") or []:
+        yield RunError(str(found.get("code") or ""), str(found.get("message") or ""))
+
+
+class Problem(NamedTuple):
+    """What an error reply says, whichever of Adobe's services wrote it."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
+    """Read any of the error shapes: gateway, Flow Service old and new, problem+json, error chain, IMS, HTML, nothing.
+
+    Source: section "Errors" of the OpenAPI documents, Flow Service error catalogue, IMS guide.
+    """
+    try:
+        raw = json.loads(body)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        return Problem("", _plain_text(body), request_id)
+    report = raw.get("report")
+    report = report if isinstance(report, dict) else {}
+    chain = raw.get("error-chain") or [{}]
+    kind = str(raw.get("type") or "")
+    code = _first(
+        raw.get("error_code"),
+        kind.rpartition("/errors/")[2] if "/errors/" in kind else "",
+        raw.get("errorCode"),
+        raw.get("error"),
+        chain[0].get("errorCode") if isinstance(chain[0], dict) else "",
+        status,
+    )
+    message = _first(
+        raw.get("message"),
+        ": ".join(str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name)),
+        report.get("detailed-message"),
+        raw.get("detail"),
+        raw.get("title"),
+        raw.get("error_description"),
+    )
+    return Problem(code, message, _first(report.get("request-id"), request_id))
+
+
+def _first(*candidates: object) -> str:
+    return next((str(candidate) for candidate in candidates if candidate), "")
+
+
+def _plain_text(body: bytes) -> str:
+    text = " ".join(body.decode("utf-8", "replace").split())
+    return "no JSON in the reply" if text.startswith("<") or not text else text[:200]
+
+
+def unwrapped(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    """`read` for a reply that wraps its only item."""
+    return lambda reply: read(read_one(reply))

@@ -1,0 +1,149 @@
+"""Looking into and steering an emulator that runs in a process of its own: everything under `/_emulator`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from airflow_provider_aep.emulator.call import Answer
+from airflow_provider_aep.emulator.errors import Refusal, problem
+from airflow_provider_aep.emulator.store import KINDS
+
+if TYPE_CHECKING:
+    from airflow_provider_aep.emulator.platform import Platform
+
+BASE = "/_emulator"
+
+HELP = """\
+GET    /_emulator/summary           time, options, entities by sandbox, runs, files with rows and bytes
+GET    /_emulator/creations         every entity that was made: kind, id, name, sandbox, at_ms, deleted
+GET    /_emulator/requests          every request: method, path, status; DELETE forgets them
+GET    /_emulator/faults            the faults that are set, with how often they struck; DELETE removes them
+POST   /_emulator/faults            {"match": "POST /flows", "kind": "status|refuse|reset|lose_reply|truncate|hang|
+                                    delay", "status": 503, "retry_after": "2", "body": "json|html|empty", "after":
+                                    false, "seconds": 300, "skip": 0, "times": 1, "probability": 1, "seed": 0}
+POST   /_emulator/faults/mix        {"probability": 0.2, "match": "*", "seed": 0, "kinds": [...]}
+POST   /_emulator/filters           {"path": "updatedAt", "kind": "runs", "operator": ">", "several": null,
+                                    "code": 1448}: refuse such filters; operator "orderby" refuses an order
+POST   /_emulator/clock/advance     {"seconds": 3600}: move the emulated clock forward
+POST   /_emulator/expire-tokens     make every token issued so far invalid
+POST   /_emulator/scripts           {"flow_id": "*", "outcome": "success|partial|failed|empty", "seconds": null,
+                                    "errors": [], "status": null}: how the next run goes
+POST   /_emulator/runs              {"flow_id": "...", "history": 0}: start a run now, or add finished runs
+POST   /_emulator/rows              {"dataset_id": "...", "rows": [...]}: rows that arrive now
+"""
+
+
+def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
+    """Answer a request under `/_emulator`; no token is needed.
+
+    Raises:
+        Refusal: 404 for a path that is not there, 400 for a body that means nothing.
+    """
+    body: dict[str, Any] = {}
+    if request.content:
+        try:
+            body = json.loads(request.content)
+        except ValueError:
+            raise problem(400, "Bad Request", "The body is not JSON") from None
+    work = _WORK.get((request.method, path.removeprefix(BASE).strip("/")))
+    if work is None:
+        raise Refusal(404, {"message": "No such page", "pages": HELP.splitlines()})
+    try:
+        return Answer(200, work(platform, body))
+    except (TypeError, ValueError, KeyError) as trouble:
+        raise problem(400, "Bad Request", f"{type(trouble).__name__}: {trouble}") from None
+
+
+def _summary(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+    files = [
+        {"run_id": run_id, "dataset_id": dataset_id, "path": path, "rows": rows, "bytes": size}
+        for run_id, dataset_id, path, rows, size in platform.runs.written
+    ]
+    return {
+        "now": platform.clock.now(),
+        "data": str(platform.data),
+        "options": {**asdict(platform.options), "client_secrets": len(platform.options.client_secrets)},
+        "sandboxes": {
+            name: {kind: len(sandbox.collections[kind]) for kind in KINDS}
+            for name, sandbox in platform.store.sandboxes.items()
+        },
+        "tokens_issued": platform.gateway.issued,
+        "runs_under_way": len(platform.runs.run_plans),
+        "next_due": platform.runs.next_due(),
+        "files": files,
+    }
+
+
+def _faults_added(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.faults.add(**body)
+    return {"faults": platform.faults.describe()}
+
+
+def _faults_mixed(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.faults.mix(**body)
+    return {"faults": platform.faults.describe()}
+
+
+def _faults_cleared(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+    platform.faults.clear()
+    return {"faults": []}
+
+
+def _requests_cleared(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+    platform.requests.clear()
+    return {"requests": []}
+
+
+def _advanced(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.clock.advance(float(body["seconds"]))
+    return {"now": platform.tick()}
+
+
+def _expired(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+    platform.expire_tokens()
+    return {}
+
+
+def _filter_refused(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.refuse_filter(body.pop("path"), **body)
+    return {"filters": [asdict(one) for one in platform.refused_filters]}
+
+
+def _scripted(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.script_run(body.pop("flow_id", "*"), **body)
+    return {}
+
+
+def _run_started(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    if body.get("history"):
+        platform.add_history(body["flow_id"], int(body["history"]))
+        return {}
+    return {"run": platform.start_run(body["flow_id"])}
+
+
+def _rows_added(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.add_rows(body["dataset_id"], body["rows"])
+    return {"rows": platform.lake.row_count(body["dataset_id"], int(platform.clock.now() * 1000))}
+
+
+_WORK: dict[tuple[str, str], Callable[[Platform, dict[str, Any]], dict[str, Any]]] = {
+    ("GET", "summary"): _summary,
+    ("GET", "creations"): lambda platform, _: {"creations": [asdict(one) for one in platform.creations]},
+    ("GET", "requests"): lambda platform, _: {"requests": [asdict(one) for one in platform.requests]},
+    ("DELETE", "requests"): _requests_cleared,
+    ("GET", "faults"): lambda platform, _: {"faults": platform.faults.describe()},
+    ("POST", "faults"): _faults_added,
+    ("POST", "faults/mix"): _faults_mixed,
+    ("DELETE", "faults"): _faults_cleared,
+    ("POST", "filters"): _filter_refused,
+    ("POST", "clock/advance"): _advanced,
+    ("POST", "expire-tokens"): _expired,
+    ("POST", "scripts"): _scripted,
+    ("POST", "runs"): _run_started,
+    ("POST", "rows"): _rows_added,
+}

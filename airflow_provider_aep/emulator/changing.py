@@ -1,0 +1,107 @@
+"""How a PATCH changes an entity: which paths Adobe lets be written, and what must still hold afterwards.
+
+Source: Adobe's guides "Update destination dataflows" and "Edit destination connections", and its error catalogue.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from airflow_provider_aep.emulator import patch, rules
+from airflow_provider_aep.emulator.call import Call
+from airflow_provider_aep.emulator.errors import flow_service, missing, version_mismatch
+from airflow_provider_aep.emulator.making import date, ends, inherit, operation
+from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.query import Entity
+from airflow_provider_aep.emulator.specs import CONNECTION_SPECS, FLOW_SPECS, ConnectionSpec
+
+_PATCHABLE = {
+    "connections": {"name", "description", "auth", "encryption"},
+    "sourceConnections": {"name", "description"},
+    "targetConnections": {"name", "description", "params"},
+    "flows": {"name", "description", "scheduleParams", "sourceConnectionIds", "transformations", "policy", "labels"},
+}
+
+
+def patched(call: Call, kind: str, entity: Entity, options: Options) -> tuple[Entity, set[str]]:
+    """A copy of the entity with the call's PATCH applied, and the names of the members that it touched.
+
+    Raises:
+        Refusal: the patch is malformed, writes where nothing may be written, or leaves an entity that breaks a rule.
+    """
+    changed = copy.deepcopy(entity)
+    touched = set()
+    for name, steps, value in patch.read_patch(call.body):
+        _allow(kind, steps)
+        if rules.MASK in str(value) and steps[0] == "auth":
+            raise flow_service(1455, 400, "auth: a masked value cannot be written back")
+        patch.apply(name, changed, steps, value)
+        touched.add(steps[0])
+    _check_changed(call, changed, touched, options)
+    changed["updatedAt"] = call.now_ms
+    if kind == "flows":
+        changed["lastOperation"] = operation("update", call.now_ms, call.body)
+    return changed, touched
+
+
+def check_version(call: Call, entity: Entity, *, required: bool) -> None:
+    """`If-Match` has to name the current etag, with double quotes around it, as the OpenAPI says."""
+    supplied = call.headers.get("if-match")
+    if supplied is None:
+        if required:
+            raise flow_service(1403, 400, "The header If-Match is missing")
+        return
+    quoted = supplied.startswith('"') and supplied.endswith('"') and len(supplied) > 1
+    if not quoted or supplied.strip('"') != entity["etag"].strip('"'):
+        raise version_mismatch(supplied, entity["etag"])
+
+
+def _login(spec: ConnectionSpec, auth: Any, today: str) -> dict[str, Any]:
+    """`auth` after a patch; Adobe's OpenAPI shows one that removes all of `/auth/params`, so that may be missing."""
+    if not isinstance(auth, dict) or not isinstance(auth.get("params", {}), dict):
+        raise missing("auth.params 'params' is required")
+    if "params" not in auth:
+        return dict(auth)
+    given = auth["params"]
+    # A mask that was there already stands for a secret that passed when it was given.
+    fresh = {name: value for name, value in given.items() if value != rules.MASK}
+    chosen = rules.auth_spec(spec, auth)
+    rules.check_params(
+        "auth.params", {name: rule for name, rule in chosen.params.items() if name in fresh or name not in given}, fresh
+    )
+    return {"specName": chosen.name, "params": {"authorizedDate": today, **rules.mask(given)}}
+
+
+def _allow(kind: str, steps: tuple[str, ...]) -> None:
+    if steps[0] == "connectionSpec":
+        raise flow_service(1414, 400, "The connection spec of a connection cannot be changed")
+    if steps[0] == "state":
+        raise flow_service(1456, 400, "state cannot be patched: use the action enable or disable")
+    if kind == "sourceConnections" and steps[0] == "params":
+        raise flow_service(1455, 400, "params.datasets of a source connection cannot be changed")
+    if steps[0] not in _PATCHABLE[kind]:
+        raise flow_service(1411, 400, f"Invalid entity path [/{'/'.join(steps)}]")
+
+
+def _check_changed(call: Call, after: Entity, touched: set[str], options: Options) -> None:
+    """Hold what a patch has left against the rules of a creation; what is missing now is 400, not 422."""
+    with rules.missing_is(1455):
+        rules.name_of(after)
+        spec = CONNECTION_SPECS[after["connectionSpec"]["id"]] if "connectionSpec" in after else None
+        if "auth" in touched and spec is not None:
+            after["auth"] = _login(spec, after.get("auth"), date(call.now))
+        if "params" in touched and spec is not None:
+            after["params"] = rules.target_params(spec, after.get("params"), options)
+        if "sourceConnectionIds" in touched:
+            rules.one_id("sourceConnectionIds", after.get("sourceConnectionIds"))
+            rules.flow_fits(FLOW_SPECS[after["flowSpec"]["id"]], *ends(call, after))
+            inherit(call, after)
+        if "scheduleParams" in touched:
+            after["scheduleParams"] = rules.schedule(
+                after.get("scheduleParams"), now=call.now, options=options, whole=False
+            )
+        if "transformations" in touched and not isinstance(after.get("transformations"), list):
+            raise flow_service(1455, 400, "transformations: a list is expected")
+        if "description" in after:
+            rules.text("description", after["description"], empty=True)

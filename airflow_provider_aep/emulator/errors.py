@@ -1,0 +1,81 @@
+"""How each of Adobe's services words a refusal: status, code and body.
+
+Source of the shapes and codes: Adobe's pages "Flow Service API errors" and "Platform troubleshooting guide", and the
+error examples of the destinations OpenAPI.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ERRORS = "https://ns.adobe.com/aep/errors/"
+
+
+class Refusal(Exception):
+    """An answer that ends a request: `body` is sent as JSON with `status`; no body, no content."""
+
+    def __init__(self, status: int, body: dict[str, Any] | None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"{status} {body}")
+        self.status = status
+        self.body = body
+        self.headers = headers or {}
+
+
+def gateway(status: int, code: str, message: str) -> Refusal:
+    """The API gateway refuses before any service sees the request."""
+    return Refusal(status, {"error_code": code, "message": message})
+
+
+def flow_service(code: int, status: int, text: str, title: str = "Bad request", message: str | None = None) -> Refusal:
+    """Flow Service refuses with a code of its catalogue, `FLOW-{code}-{status}`.
+
+    `message` is the extra member that some of its 400s carry.
+    """
+    kind = f"{ERRORS}FLOW-{code}-{status}"
+    body: dict[str, Any] = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "report": {"detailed-message": text, "id": f"FLOW-{code}-{status}", "type": kind},
+        "errorMessage": text,
+        "errorDetails": text,
+    }
+    if message is not None:
+        body["message"] = message
+    return Refusal(status, body)
+
+
+def invalid(text: str) -> Refusal:
+    """A body breaks the schema of its spec: a pattern, a type, a value that is none of those allowed."""
+    return flow_service(1425, 400, text, "Schema validation failed")
+
+
+def missing(text: str) -> Refusal:
+    """A body lacks a required member: 422 in the destinations OpenAPI, in Flow Service's older shape."""
+    return Refusal(422, {"errorMessage": text, "errorDetails": text, "report": {"detailed-message": text}})
+
+
+def not_found(kind: str, entity_id: str, *, in_path: bool) -> Refusal:
+    """An ID that no entity of this sandbox has; 404 in the path, 400 in a body."""
+    text = f"{kind} not found with id = [{entity_id}]"
+    return flow_service(1439, 404 if in_path else 400, text, "Resource not found")
+
+
+def version_mismatch(supplied: str, current: str) -> Refusal:
+    text = f"Supplied version=[{supplied}] does not match the current version on entity=[{current}]"
+    return flow_service(1404, 412, text, "Precondition failed")
+
+
+def message(status: int, text: str) -> Refusal:
+    """The activation service says no in one sentence."""
+    return Refusal(status, {"message": text})
+
+
+def problem(status: int, title: str, detail: str) -> Refusal:
+    """Any other part of the platform, as a problem document."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Refusal(status, body, {"Content-Type": "application/problem+json"})
+
+
+def ims(status: int, error: str, description: str) -> Refusal:
+    return Refusal(status, {"error": error, "error_description": description})

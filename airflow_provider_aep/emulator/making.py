@@ -1,0 +1,172 @@
+"""How an entity is made from the body of a POST, and what it inherits from others.
+
+Source: the request and response examples of the destinations OpenAPI.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_aep.emulator import rules
+from airflow_provider_aep.emulator.call import Call
+from airflow_provider_aep.emulator.errors import flow_service, missing
+from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.query import Entity
+from airflow_provider_aep.emulator.runs import DATASETS
+from airflow_provider_aep.emulator.specs import DATA_LAKE, PROFILE_STORE
+from airflow_provider_aep.emulator.store import Store
+
+DATASET_NAMES = {dataset.id: dataset.name for dataset in DATASETS.values()}
+_USER = "0A4334FA556585B77F000101@AdobeID"
+
+
+class Maker:
+    """Makes entities; nothing is added to a collection here.
+
+    Raises:
+        Refusal: from `make`, for a body that breaks a rule.
+    """
+
+    def __init__(self, store: Store, options: Options) -> None:
+        self._store, self._options = store, options
+        self._kinds: dict[str, Callable[[Call, dict[str, Any]], Entity]] = {
+            "connections": self._connection,
+            "sourceConnections": self._source_connection,
+            "targetConnections": self._target_connection,
+        }
+
+    def make(self, call: Call, kind: str) -> Entity:
+        body = rules.body_object(call.body)
+        if kind != "flows":
+            return self._kinds[kind](call, body)
+        with rules.missing_is(1425):
+            return self._flow(call, body)
+
+    def _entity(self, call: Call, body: dict[str, Any]) -> Entity:
+        etag = self._store.new_etag(call.now)
+        client = self._options.client_id
+        entity: Entity = {
+            "id": self._store.new_id(),
+            "createdAt": call.now_ms,
+            "updatedAt": call.now_ms,
+            "createdBy": _USER,
+            "updatedBy": _USER,
+            "createdClient": client,
+            "updatedClient": client,
+            "sandboxId": call.sandbox.id,
+            "sandboxName": call.sandbox.name,
+            "imsOrgId": self._options.org_id,
+            "name": rules.name_of(body),
+            "state": "enabled",
+            "version": etag,
+            "etag": etag,
+        }
+        if body.get("description") is not None:
+            entity["description"] = rules.text("description", body["description"], empty=True)
+        return entity
+
+    def _connection(self, call: Call, body: dict[str, Any]) -> Entity:
+        entity = self._entity(call, body)
+        spec = rules.connection_spec(body)
+        if spec.source:
+            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
+        entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
+        login = rules.auth(spec, body.get("auth"), today=date(call.now))
+        if login is not None:
+            entity["auth"] = login
+        if body.get("encryption") is not None:
+            entity["encryption"] = copy.deepcopy(body["encryption"])
+        return entity
+
+    def _source_connection(self, call: Call, body: dict[str, Any]) -> Entity:
+        entity = self._entity(call, body)
+        spec = rules.connection_spec(body)
+        if not spec.source:
+            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a source")
+        entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
+        entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
+        if spec.id == DATA_LAKE:
+            entity["params"] = {"datasets": rules.datasets(body.get("params"), DATASET_NAMES)}
+        if spec.id == PROFILE_STORE:
+            entity["typeInfo"] = {"type": "ProfileFragments", "id": "ups"}
+        if body.get("data") is not None:
+            entity["data"] = copy.deepcopy(body["data"])
+        entity["inheritedAttributes"] = _inherited(entity["baseConnectionId"], entity)
+        return entity
+
+    def _target_connection(self, call: Call, body: dict[str, Any]) -> Entity:
+        entity = self._entity(call, body)
+        spec = rules.connection_spec(body)
+        base_id = body.get("baseConnectionId")
+        if not base_id:
+            raise missing("baseConnectionId 'baseConnectionId' is required")
+        base = call.collection("connections").get(str(base_id), in_path=False)
+        if base["connectionSpec"]["id"] != spec.id:
+            raise flow_service(
+                1413, 400, f"Base connection [{base_id}] has connection spec [{base['connectionSpec']['id']}]"
+            )
+        entity["baseConnectionId"] = base["id"]
+        entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
+        entity["params"] = rules.target_params(spec, body.get("params"), self._options)
+        entity["inheritedAttributes"] = _inherited(base["id"], base)
+        return entity
+
+    def _flow(self, call: Call, body: dict[str, Any]) -> Entity:
+        entity = self._entity(call, body)
+        entity.setdefault("description", "")
+        spec = rules.flow_spec(body)
+        entity["flowSpec"] = {"id": spec.id, "version": "1.0"}
+        for member in ("sourceConnectionIds", "targetConnectionIds"):
+            entity[member] = [rules.one_id(member, body.get(member))]
+        rules.flow_fits(spec, *ends(call, entity))
+        entity["transformations"] = rules.transformations(body.get("transformations"))
+        if spec.datasets or body.get("scheduleParams") is not None:
+            entity["scheduleParams"] = rules.schedule(
+                body.get("scheduleParams"), now=call.now, options=self._options, whole=spec.datasets
+            )
+        inherit(call, entity)
+        entity["runs"] = f"/runs?property=flowId=={entity['id']}"
+        entity["lastOperation"] = operation("create", call.now_ms, [])
+        return entity
+
+
+def ends(call: Call, flow: Entity) -> tuple[Entity, Entity]:
+    source = call.collection("sourceConnections").get(flow["sourceConnectionIds"][0], in_path=False)
+    return source, call.collection("targetConnections").get(flow["targetConnectionIds"][0], in_path=False)
+
+
+def inherit(call: Call, flow: Entity) -> None:
+    source, target = ends(call, flow)
+    seen = {"id": source["id"], "connectionSpec": source["connectionSpec"]}
+    if "typeInfo" in source:
+        seen["typeInfo"] = source["typeInfo"]
+    base = target["inheritedAttributes"]["baseConnection"]
+    flow["inheritedAttributes"] = {
+        "properties": {"isDestinationFlow": True},
+        "sourceConnections": [seen],
+        "targetConnections": [{"id": target["id"], "connectionSpec": target["connectionSpec"], "baseConnection": base}],
+    }
+
+
+def _inherited(base_id: str, entity: Entity) -> dict[str, Any]:
+    return {"baseConnection": {"id": base_id, "connectionSpec": entity["connectionSpec"]}}
+
+
+def operation(name: str, now_ms: int, operations: Any) -> dict[str, Any]:
+    """`lastOperation` of a dataflow."""
+    status: dict[str, Any] = {"value": "completed", "properties": None, "errors": []}
+    return {
+        "started": now_ms,
+        "updated": now_ms,
+        "percentCompleted": 100,
+        "status": status,
+        "ops": operations,
+        "operation": name,
+    }
+
+
+def date(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")

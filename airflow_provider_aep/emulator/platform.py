@@ -1,0 +1,356 @@
+"""The whole emulated Adobe behind one function: an HTTP request goes in, a response comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from airflow_provider_aep.emulator import admin, state
+from airflow_provider_aep.emulator.call import Answer, Call
+from airflow_provider_aep.emulator.clock import Clock
+from airflow_provider_aep.emulator.datasets import Lake
+from airflow_provider_aep.emulator.errors import Refusal, flow_service, problem
+from airflow_provider_aep.emulator.faults import Fault, Faults
+from airflow_provider_aep.emulator.flowservice import BASE, FlowService
+from airflow_provider_aep.emulator.gateway import Gateway
+from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.query import Entity, RefusedFilter
+from airflow_provider_aep.emulator.runs import Outcome, Runs, Script
+from airflow_provider_aep.emulator.services import (
+    ADHOC,
+    LANDING_ZONE,
+    SANDBOXES,
+    SCHEMAS,
+    AdhocRuns,
+    LandingZone,
+    sandbox_list,
+    schema_classes,
+)
+from airflow_provider_aep.emulator.store import Creation, Sandbox, Store
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One request that was answered; `status` is None when the caller never saw one."""
+
+    method: str
+    path: str
+    status: int | None
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What is to happen on the line: wait, then send the response, or do what the fault says."""
+
+    response: httpx.Response | None
+    fault: Fault | None
+    delay: float
+
+
+class Platform:
+    """A local Adobe. `httpx.MockTransport(platform.respond)` puts it under a sync or an async client.
+
+    `data` is the folder that exports are written to (a temporary one when not given); `clock` is its time; `seed`
+    decides over IDs and file names; `state` is a file that keeps everything over a restart. All other arguments are
+    members of `Options`. Any number of threads may use one platform.
+
+    Raises:
+        TypeError: an argument that `Options` does not have.
+        ValueError: an option that means nothing, or a state file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Path | None = None,
+        clock: Clock | None = None,
+        seed: int = 0,
+        state: Path | None = None,
+        visible_now: Callable[[], float] | None = None,
+        **options: Any,
+    ) -> None:
+        self.options = Options(**options)
+        self.clock = clock or Clock()
+        self.faults: Faults = Faults()
+        self.requests: deque[Logged] = deque(maxlen=200_000)
+        self.refused_filters: list[RefusedFilter] = []
+        self.data = Path(data) if data is not None else self._temporary() if self.options.write_files else None
+        self.state_file = Path(state) if state is not None else None
+        self._lock = threading.RLock()
+        # Delayed lists follow the emulated clock, unless a server gives them real time.
+        self.store = Store(seed, visible_now or self.clock.now)
+        self.lake = Lake(arrivals=self.options.arrivals, start_ms=int(self.clock.now() * 1000))
+        root = self.data if self.options.write_files else None
+        self.runs = Runs(self.store, self.lake, self.options, root, seed)
+        self.gateway = Gateway(self.options, self.store)
+        self.adhoc = AdhocRuns(self.runs, self.options)
+        self._landing_zone = LandingZone(self.options)
+        self._flow_service = FlowService(self.store, self.runs, self.options, self.refused_filters)
+        for name in self.options.sandboxes:
+            self.store.add_sandbox(name)
+        self._saved_at = 0.0
+        if self.state_file is not None:
+            _load(self, self.state_file)
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    def respond(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request in this process.
+
+        Raises:
+            httpx.TransportError: a fault says that no whole answer arrives.
+        """
+        outgoing = self.handle(request)
+        if outgoing.delay:
+            time.sleep(outgoing.delay)
+        return _deliver(outgoing, request)
+
+    async def arespond(self, request: httpx.Request) -> httpx.Response:
+        """As `respond`, for an async client when delays must not block its loop.
+
+        Raises:
+            httpx.TransportError: a fault says that no whole answer arrives.
+        """
+        outgoing = self.handle(request)
+        if outgoing.delay:
+            await asyncio.sleep(outgoing.delay)
+        return _deliver(outgoing, request)
+
+    def handle(self, request: httpx.Request) -> Outgoing:
+        """Do what a request asks for and say what is to happen on the line; waits for nothing itself."""
+        request.read()
+        path = request.url.path.rstrip("/") or "/"
+        with self._lock:
+            now = self.tick()
+            if path.startswith(admin.BASE):
+                return Outgoing(self._render(request, lambda: admin.answer(self, request, path)), None, 0.0)
+            fault = self.faults.strike(request.method, (path, path.removeprefix(BASE)))
+            delay = self.options.latency + (fault.seconds if fault and fault.kind == "delay" else 0.0)
+            response = None
+            if fault is None or fault.works_first:
+                response = self._render(request, lambda: self._route(request, path, now))
+                self._save()
+            if fault is not None and fault.kind == "status":
+                status, headers, body = fault.answer()
+                response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=body)
+            elif fault is not None and fault.kind != "delay":
+                self.requests.append(Logged(request.method, path, None))
+                return Outgoing(response, fault, delay)
+            self.requests.append(Logged(request.method, path, response.status_code if response else None))
+            return Outgoing(response, None, delay)
+
+    def tick(self) -> float:
+        """Let everything happen that is due by now; gives back the emulated moment."""
+        with self._lock:
+            now = self.clock.now()
+            for step, key in self.runs.tick(now):
+                self._flow_service.later(step, key)
+            return now
+
+    def _route(self, request: httpx.Request, path: str, now: float) -> Answer:
+        if path in ("/ims/token/v2", "/ims/token/v3"):
+            if request.method != "POST":
+                raise problem(405, "Method Not Allowed", f"{request.method} {path}")
+            return Answer(200, self.gateway.token(request))
+        self.gateway.check_caller(request)
+        body = _json(request)
+        if path == SANDBOXES or path.startswith(f"{SANDBOXES}/"):
+            return sandbox_list(_steps(path, SANDBOXES), request.method, self.store)
+        for base, answer in (
+            (BASE, self._flow_service.answer),
+            (ADHOC, self.adhoc.answer),
+            (LANDING_ZONE, self._landing_zone.answer),
+            (SCHEMAS, schema_classes),
+        ):
+            if path == base or path.startswith(f"{base}/"):
+                return answer(
+                    Call(
+                        request.method,
+                        f"{request.url.scheme}://{request.url.netloc.decode()}",
+                        _steps(path, base),
+                        request.url.params.multi_items(),
+                        request.headers,
+                        body,
+                        self.gateway.sandbox(request),
+                        now,
+                    )
+                )
+        raise problem(404, "Not Found", f"There is nothing at {path}")
+
+    def _render(self, request: httpx.Request, work: Callable[[], Answer]) -> httpx.Response:
+        request_id = _request_id()
+        try:
+            answer = work()
+            status, body, headers = answer.status, answer.body, dict(answer.headers)
+        except Refusal as refusal:
+            status, body, headers = refusal.status, refusal.body, dict(refusal.headers)
+            if isinstance(body, dict):
+                body = self._finish(body, request_id)
+        headers["x-request-id"] = request_id
+        if body is None:
+            return httpx.Response(status, headers=headers, request=request)
+        headers.setdefault("Content-Type", "application/json")
+        return httpx.Response(status, headers=headers, content=json.dumps(body).encode(), request=request)
+
+    def _finish(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        if "report" in body:
+            return {**body, "report": {**body["report"], "request-id": request_id}}
+        if "error_code" in body and self.options.integer_error_codes:
+            return {**body, "error_code": int(body["error_code"])}
+        return body
+
+    # -- what tests read and set ------------------------------------------------------------------------------
+
+    @property
+    def creations(self) -> list[Creation]:
+        """Every entity that was made through the API, oldest first, deleted ones included."""
+        return self.store.creations
+
+    def sandbox(self, name: str = "prod") -> Sandbox:
+        return self.store.sandboxes[name]
+
+    def live(self, kind: str, sandbox: str = "prod") -> list[Entity]:
+        """The entities of a kind that exist now, as they would be given out."""
+        with self._lock:
+            self.tick()
+            return list(self.sandbox(sandbox).collections[kind])
+
+    def expire_tokens(self) -> None:
+        """Make every token issued so far invalid, so that its next use draws 401013."""
+        self.gateway.expire_tokens()
+
+    def refuse_filter(
+        self, path: str, *, kind: str = "*", operator: str | None = None, several: bool | None = None, code: int = 1448
+    ) -> None:
+        """Refuse filters on `path` from now on with that code; `operator="orderby"` refuses an order.
+
+        `several` restricts it to conditions with several values (True) or a single one (False).
+        """
+        self.refused_filters.append(RefusedFilter(kind, path, operator, several, code))
+
+    def script_run(self, flow_id: str = "*", outcome: Outcome = "success", **members: Any) -> None:
+        """Decide how the next run of a dataflow goes (of any dataflow: "*"); `members` are those of `Script`.
+
+        Raises:
+            KeyError: there is no such dataflow.
+        """
+        with self._lock:
+            scripts = self.runs.any_flow if flow_id == "*" else self.runs.flow_plans[flow_id].scripts
+            scripts.append(Script(outcome, **members))
+
+    def start_run(self, flow_id: str) -> Entity:
+        """Start a run of a dataflow at once, as if a slot of its schedule had come."""
+        with self._lock:
+            now = self.tick()
+            return self.runs.create(self._flow(flow_id), now)
+
+    def add_history(self, flow_id: str, count: int, *, every_seconds: float = 60.0) -> None:
+        """Give a dataflow `count` finished empty runs of the past, the last one `every_seconds` ago."""
+        with self._lock:
+            self.runs.add_history(self._flow(flow_id), count, every_seconds, self.tick())
+
+    def add_rows(self, dataset_id: str, rows: list[dict[str, Any]]) -> None:
+        """Let rows arrive in a dataset now."""
+        with self._lock:
+            self.lake.add_rows(dataset_id, rows, int(self.tick() * 1000))
+            self.store.dirty = True
+
+    def _flow(self, flow_id: str) -> Entity:
+        for sandbox in self.store.sandboxes.values():
+            if flow_id in sandbox.collections["flows"].items:
+                return sandbox.collections["flows"].items[flow_id]
+        raise KeyError(flow_id)
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state file now, whole or not at all."""
+        with self._lock:
+            if self.state_file is not None:
+                state.save(self, self.state_file)
+                self.store.dirty = False
+
+    def save_if_changed(self) -> None:
+        with self._lock:
+            if self.store.dirty:
+                self.save()
+
+    def _save(self) -> None:
+        """Save after a change, at most twice a second; a server saves what is left in its own time."""
+        if self.state_file is not None and self.store.dirty and time.monotonic() - self._saved_at > 0.5:
+            self.save()
+            self._saved_at = time.monotonic()
+
+    def data_folder(self) -> None:
+        """Make the folder of the exports, so that a wrong one is told at once and not by a failed run.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self.data is not None:
+            self.data.mkdir(parents=True, exist_ok=True)
+
+    def _temporary(self) -> Path:
+        folder = tempfile.mkdtemp(prefix="aep-emulator-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+
+def _load(platform: Platform, path: Path) -> None:
+    if path.exists():
+        state.load(platform, path)
+
+
+def _steps(path: str, base: str) -> tuple[str, ...]:
+    return tuple(step for step in path[len(base) :].split("/") if step)
+
+
+def _json(request: httpx.Request) -> Any:
+    if not request.content:
+        return None
+    try:
+        return json.loads(request.content, parse_constant=_no_constant)
+    except ValueError:
+        raise flow_service(1425, 400, "The request body is not JSON") from None
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(name)
+
+
+def _request_id() -> str:
+    return uuid.uuid4().hex[:24]
+
+
+def _deliver(outgoing: Outgoing, request: httpx.Request) -> httpx.Response:
+    """The outcome as httpx's own client would see it on a real line."""
+    fault = outgoing.fault
+    if fault is None:
+        assert outgoing.response is not None  # only a fault leaves none
+        outgoing.response.request = request
+        return outgoing.response
+    if fault.kind == "refuse":
+        raise httpx.ConnectError("[Errno 111] Connection refused", request=request)
+    if fault.kind == "reset":
+        raise httpx.ReadError("[Errno 104] Connection reset by peer", request=request)
+    if fault.kind == "hang":
+        raise httpx.ReadTimeout("The read operation timed out", request=request)
+    if fault.kind == "truncate" and outgoing.response is not None and outgoing.response.content:
+        size = len(outgoing.response.content)
+        text = f"incomplete message body (received {size // 2} bytes, expected {size})"
+        raise httpx.RemoteProtocolError(f"peer closed connection without sending {text}", request=request)
+    raise httpx.RemoteProtocolError("Server disconnected without sending a response.", request=request)

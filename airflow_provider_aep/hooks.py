@@ -1,0 +1,181 @@
+"""Airflow connection -> session: `run` on a worker, `arun` in an event loop; reads connections, nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.sdk import BaseHook, conf
+
+from airflow_provider_aep.api.errors import AepError, InvalidExport
+from airflow_provider_aep.api.session import AsyncSession, Session
+from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_aep.api.calls import Call, Procedure
+    from airflow_provider_aep.api.credentials import Credential
+    from airflow_provider_aep.api.destinations import Kind
+
+__all__ = ["AepHook"]
+
+T = TypeVar("T")
+
+
+class AepHook(BaseHook):
+    """Speaks to the Flow Service with the credential of an Airflow connection of type `aep`.
+
+    Connection fields: login (client ID), password (client secret), host (gateway, default https://platform.adobe.io),
+    extra `org_id`, `sandbox_name` (default prod), `scopes`, `ims_host`. The sandbox is the argument, else the
+    connection's, else `prod`, and is sent with every request.
+
+    Nothing is read or sent before `run`, `arun`, `get_conn` or `test_connection`.
+    """
+
+    conn_name_attr = "aep_conn_id"
+    default_conn_name = "aep_default"
+    conn_type = "aep"
+    hook_name = "Adobe Experience Platform"
+
+    def __init__(self, aep_conn_id: str = default_conn_name, *, sandbox_name: str | None = None) -> None:
+        super().__init__()
+        self.aep_conn_id = aep_conn_id
+        self.sandbox_name = sandbox_name
+
+    def run(self, procedure: Procedure[T] | Call[T]) -> T:
+        """Perform a procedure (see `api.procedures`) and return its result; blocks until it is done.
+
+        Raises:
+            AepError: see `api.errors`.
+        """
+        with self.get_conn() as session:
+            return session.run(procedure)
+
+    async def arun(self, procedure: Procedure[T] | Call[T]) -> T:
+        """The same in an event loop, which it never holds."""
+        async with self.open_async_session(await self.asettings()) as session:
+            return await session.run(procedure)
+
+    def get_conn(self) -> Session:
+        """A session for several procedures: `with hook.get_conn() as session: session.run(…)`."""
+        from airflow.sdk.log import mask_secret
+
+        return Session(self.settings(), on_token=mask_secret)
+
+    def open_async_session(self, settings: Settings) -> AsyncSession:
+        """A session in the running event loop, for settings from `asettings`."""
+        return AsyncSession(settings, on_token=_mask_in_loop)
+
+    def settings(self) -> Settings:
+        """What the connection says, checked.
+
+        Raises:
+            InvalidExport: a field is missing or cannot be right; names it, and no secret.
+        """
+        connection = self.get_connection(self.aep_conn_id)
+        return self._settings(connection, connection.extra_dejson)
+
+    async def asettings(self) -> Settings:
+        """The same without holding the event loop."""
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+        connection = await get_async_connection(self.aep_conn_id)
+        return self._settings(connection, await get_async_extra_dejson(connection))
+
+    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> Settings:
+        try:
+            return Settings(
+                client_id=(connection.login or "").strip(),
+                client_secret=(connection.password or "").strip(),
+                org_id=str(extra.get("org_id") or "").strip(),
+                sandbox_name=self.sandbox_name or extra.get("sandbox_name") or "prod",
+                gateway=_address(connection.host, connection.schema, connection.port) or GATEWAY,
+                ims=extra.get("ims_host") or IMS,
+                scopes=extra.get("scopes") or SCOPES,
+                connect_seconds=_setting(extra, "connect_timeout", 10),
+                read_seconds=_setting(extra, "read_timeout", 65),
+                max_retry_after_seconds=_setting(extra, "max_retry_after", 300),
+                visibility_seconds=conf.getfloat("aep", "visibility_seconds", fallback=10),
+            )
+        except InvalidExport as error:
+            where = f"Airflow connection {self.aep_conn_id!r}: {error.argument}"
+            raise InvalidExport(where, error.value, error.rule) from None
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Prove that the connection is good for exports; a failure names the step, Adobe's code and the request ID.
+
+        A new token is asked for, so that a secret that has been withdrawn does not pass.
+        """
+        from airflow_provider_aep.api.auth import forget_tokens
+        from airflow_provider_aep.api.procedures import check_access
+
+        try:
+            with self.get_conn() as session:
+                forget_tokens()
+                return session.run(check_access(session.settings.sandbox_name))
+        except AepError as error:
+            return False, str(error)
+
+    def destination_login(self, destination_conn_id: str | None, kind: Kind) -> Credential | None:
+        """The login that another Airflow connection holds for a destination; every secret of it is masked in logs.
+
+        Raises:
+            InvalidExport: the connection does not hold what the destination needs, or is given where none is taken.
+        """
+        from airflow.sdk.log import mask_secret
+
+        from airflow_provider_aep.api.credentials import login_from_connection, secrets
+
+        if not kind.logins:
+            if destination_conn_id:
+                raise InvalidExport("destination_conn_id", destination_conn_id, f"{kind.name} takes no login")
+            return None
+        if not destination_conn_id:
+            raise InvalidExport("destination_conn_id", destination_conn_id, f"{kind.name} needs a login")
+        connection = self.get_connection(destination_conn_id)
+        credential = login_from_connection(
+            kind.logins,
+            conn_id=destination_conn_id,
+            conn_type=connection.conn_type,
+            host=connection.host,
+            login=connection.login,
+            password=connection.password,
+            port=connection.port,
+            extra=connection.extra_dejson,
+        )
+        for secret in secrets(credential):
+            mask_secret(secret)
+        return credential
+
+
+def _setting(extra: Mapping[str, Any], name: str, default: float) -> float:
+    """Seconds from the connection's extra, else from `[aep]` in Airflow's configuration."""
+    value = extra.get(name)
+    if value in (None, ""):
+        return float(conf.getfloat("aep", name, fallback=default))
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidExport(name, value, "must be a number of seconds") from None
+
+
+def _address(host: str | None, schema: str | None, port: int | None) -> str:
+    """The gateway from host, schema and port, as a connection URI splits them."""
+    if not host:
+        return ""
+    address = host if "://" in host else f"{schema or 'https'}://{host}"
+    return f"{address}:{port}" if port else address
+
+
+async def _mask_in_loop(token: str) -> None:
+    """Mask a new token in the triggerer's logs; before Airflow 3.3.2 there is only a blocking way."""
+    from airflow.sdk import log
+
+    if hasattr(log, "amask_secret"):
+        await log.amask_secret(token)
+    else:
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(log.mask_secret)(token)

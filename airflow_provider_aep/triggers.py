@@ -1,0 +1,122 @@
+"""The wait for a flow run in the triggerer: reads only, polls with all others, ends by its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.providers.common.compat.sdk import conf
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+
+from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
+from airflow_provider_aep.api.errors import AepError, ReplyError
+from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.watch import joined
+
+__all__ = ["AepDataflowRunTrigger"]
+
+#: A trigger that is loaded after its deadline, as after a long outage of the triggerer, still looks once.
+LAST_LOOK_SECONDS = 15
+
+
+class AepDataflowRunTrigger(BaseTrigger):
+    """Waits for a flow run: the given one, or the earliest created at or after `after_ms`.
+
+    All arguments are JSON. `after_ms` is in milliseconds since 1970 UTC, `deadline` in seconds since 1970 UTC,
+    `poll_seconds` is the longest time between two polls; the shortest is `[aep] poll_floor_seconds`. `succeed_on` lists
+    outcomes ("success", "empty" …) that end the task right here, without a worker. `carry` comes back in the event as
+    it is; what `defer(kwargs=…)` is given would be lost in `dag.test()`.
+
+    Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "error"
+    and "error" (see `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled at
+    Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
+    """
+
+    def __init__(
+        self,
+        *,
+        aep_conn_id: str,
+        dataflow_id: str,
+        deadline: float,
+        sandbox_name: str | None = None,
+        run_id: str | None = None,
+        after_ms: int = 0,
+        poll_seconds: float = 60,
+        succeed_on: list[str] | None = None,
+        push_result: bool = True,
+        carry: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not typed
+        self.aep_conn_id = aep_conn_id
+        self.dataflow_id = dataflow_id
+        self.deadline = deadline
+        self.sandbox_name = sandbox_name
+        self.run_id = run_id
+        self.after_ms = after_ms
+        self.poll_seconds = poll_seconds
+        self.succeed_on = succeed_on
+        self.push_result = push_result
+        self.carry = carry
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = (
+            "aep_conn_id",
+            "dataflow_id",
+            "deadline",
+            "sandbox_name",
+            "run_id",
+            "after_ms",
+            "poll_seconds",
+            "succeed_on",
+            "push_result",
+            "carry",
+        )
+        kind = type(self)
+        return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        yield await self._event()
+
+    async def _event(self) -> TriggerEvent:
+        seen: list[FlowRun] = []
+        try:
+            async with asyncio.timeout(max(self.deadline - time.time(), LAST_LOOK_SECONDS)):
+                run = await self._ended_run(seen)
+        except TimeoutError:
+            state = f"run {seen[-1].id} in state {seen[-1].raw_status or 'unknown'!r}" if seen else "no run"
+            return self._told(status="timeout", seen=state)
+        except ReplyError as error:
+            return self._told(status="error", error=error.as_event())
+        except AepError as error:  # from the connection: cannot be right, whoever tries again
+            return self._told(status="invalid", error=str(error))
+        if run.outcome in (self.succeed_on or ()):
+            summary: dict[str, Any] = {"return_value": run.summary()}
+            return TaskSuccessEvent(xcoms=summary if self.push_result else None)
+        return self._told(status="ended", run=run.as_event())
+
+    def _told(self, **payload: object) -> TriggerEvent:
+        payload = {"version": 1, **payload, "carry": self.carry}
+        return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's is not typed
+
+    async def _ended_run(self, seen: list[FlowRun]) -> FlowRun:
+        async with joined(
+            AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name),
+            dataflow_id=DataflowId(self.dataflow_id),
+            run_id=FlowRunId(self.run_id) if self.run_id else None,
+            since_ms=self.after_ms,
+            floor_seconds=conf.getfloat("aep", "poll_floor_seconds", fallback=60.0),
+            ceiling_seconds=self.poll_seconds,
+        ) as wait:
+            while True:
+                run = await wait.change()
+                if run.has_ended:
+                    self.log.info("flow run %s of dataflow %s has ended: %s", run.id, run.dataflow_id, run.outcome)
+                    return run
+                state = run.raw_status or "no status yet"
+                if is_known_status(run.raw_status):
+                    self.log.info("flow run %s of dataflow %s: %s", run.id, run.dataflow_id, state)
+                else:
+                    self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
+                seen.append(run)

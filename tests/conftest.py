@@ -1,0 +1,101 @@
+"""Fixtures: an emulated Adobe in the same process, and both sessions on it; nothing is patched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Before anything imports Airflow: a home of its own, and its unit-test mode for operators that are executed directly.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="aep-tests-")
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+import httpx
+import pytest
+
+from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.session import AsyncSession, Session
+from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock, Platform
+
+
+@pytest.fixture(autouse=True)
+def _no_token_of_another_test() -> Iterator[None]:
+    forget_tokens()
+    yield
+    forget_tokens()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Adobe's clock: it stands still until a test or a sleeping session moves it."""
+    return Clock(speed=0)
+
+
+@pytest.fixture
+def platform(clock: Clock, tmp_path: Path) -> Platform:
+    return Platform(data=tmp_path / "adobe", clock=clock)
+
+
+def settings_for_tests(**changes: Any) -> Settings:
+    """The emulator's credential."""
+    given: dict[str, Any] = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "org_id": ORG_ID}
+    return Settings(**{**given, **changes})
+
+
+@dataclass
+class Runner:
+    """Performs procedures on a platform through one of the two sessions; sleeping moves Adobe's clock."""
+
+    platform: Platform
+    clock: Clock
+    is_async: bool = False
+    slept: list[float] = field(default_factory=list)
+    settings: Settings = field(default_factory=settings_for_tests)
+
+    def __call__(self, procedure: Any) -> Any:
+        return asyncio.run(self._arun(procedure)) if self.is_async else self._run(procedure)
+
+    def _run(self, procedure: Any) -> Any:
+        transport = httpx.MockTransport(self.platform.respond)
+        with Session(self.settings, transport=transport, sleep=self._sleep, clock=self.clock.now) as session:
+            return session.run(procedure)
+
+    async def _arun(self, procedure: Any) -> Any:
+        transport = httpx.MockTransport(self.platform.respond)
+        async with AsyncSession(
+            self.settings, transport=transport, sleep=self._asleep, clock=self.clock.now
+        ) as session:
+            return await session.run(procedure)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.advance(seconds)
+
+    async def _asleep(self, seconds: float) -> None:
+        self._sleep(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest, platform: Platform, clock: Clock) -> Runner:
+    """`run(procedure)`: through the worker's session and through the triggerer's."""
+    return Runner(platform, clock, is_async=request.param == "async")
+
+
+@pytest.fixture
+def requests_of(platform: Platform) -> Callable[[], list[str]]:
+    """The requests so far, without those for tokens: ["GET /flows", …]."""
+
+    def told() -> list[str]:
+        base = "/data/foundation/flowservice"
+        return [
+            f"{each.method} {each.path.removeprefix(base)}" for each in platform.requests if "/ims/" not in each.path
+        ]
+
+    return told
