@@ -21,7 +21,7 @@ BASE = "/_emulator"
 HELP = """\
 GET    /_emulator/summary           time, options, entities by sandbox, runs, files with rows and bytes
 GET    /_emulator/creations         every entity that was made: kind, id, name, sandbox, at_ms, deleted
-GET    /_emulator/requests          every request: method, path, status; DELETE forgets them
+GET    /_emulator/requests          every request: method, path, status, query; DELETE forgets
 GET    /_emulator/faults            the faults that are set, with how often they struck; DELETE removes them
 POST   /_emulator/faults            {"match": "POST /flows", "kind": "status|refuse|reset|lose_reply|truncate|hang|
                                     delay", "status": 503, "retry_after": "2", "body": "json|html|empty", "after":

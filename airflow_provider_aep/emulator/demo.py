@@ -1,4 +1,4 @@
-"""`make demo`: a local Adobe in a process of its own, a real Airflow that exports two datasets from it, and what landed."""
+"""`make demo`: a local Adobe, a real Airflow that exports two datasets from it, and what landed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import httpx
 
@@ -27,11 +27,9 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     say(f"Everything of this demo lies in {folder}; Airflow's words are in {folder / 'airflow.log'}")
+    options = ["--port", "0", "--speed", str(SPEED), "--data", str(folder / "adobe")]
     emulator = subprocess.Popen(
-        [sys.executable, "-m", "airflow_provider_aep.emulator"]
-        + ["--port", "0", "--speed", str(SPEED), "--data", str(folder / "adobe")],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "airflow_provider_aep.emulator", *options], stdout=subprocess.PIPE, text=True
     )
     try:
         assert emulator.stdout
@@ -52,7 +50,7 @@ def main() -> int:
         emulator.wait(10)
 
 
-def read_greeting(lines: TextIO) -> tuple[str, str]:
+def read_greeting(lines: IO[str]) -> tuple[str, str]:
     """The emulator's address and the Airflow connection to it, from what it prints first."""
     url = connection = ""
     for line in lines:

@@ -71,9 +71,12 @@ class FlowService:
         if call.method == "POST" and rest == ["search"] and kind in ("connections", "flows"):
             return self._search(call, kind, call.collection(kind))
         entity_id = rest[0] if rest else ""
-        work = self._routes.get((call.method, *("{id}" if step == entity_id else step for step in rest)))
+        shape = tuple("{id}" if step == entity_id else step for step in rest)
+        work = self._routes.get((call.method, *shape))
         if work is None:
-            raise problem(405, "Method Not Allowed", f"{call.method} /{'/'.join(call.steps)}")
+            known = any(route[1:] == shape for route in self._routes)
+            status, title = (405, "Method Not Allowed") if known else (404, "Not Found")
+            raise problem(status, title, f"{call.method} /{'/'.join(call.steps)}")
         return work(call, kind, entity_id)
 
     # -- lists ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from airflow_provider_aep.emulator import admin, state
 from airflow_provider_aep.emulator.call import Answer, Call
 from airflow_provider_aep.emulator.clock import Clock
 from airflow_provider_aep.emulator.datasets import Lake
-from airflow_provider_aep.emulator.errors import Refusal, flow_service, problem
+from airflow_provider_aep.emulator.errors import Refusal, flow_service, ims, problem
 from airflow_provider_aep.emulator.faults import Fault, Faults
 from airflow_provider_aep.emulator.flowservice import BASE, FlowService
 from airflow_provider_aep.emulator.gateway import Gateway
@@ -49,6 +50,7 @@ class Logged:
     method: str
     path: str
     status: int | None
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Platform:
             now = self.tick()
             if path.startswith(admin.BASE):
                 return Outgoing(self._render(request, lambda: admin.answer(self, request, path)), None, 0.0)
+            date = {"Date": formatdate(now, usegmt=True)}  # a client may learn Adobe's time from it
             fault = self.faults.strike(request.method, (path, path.removeprefix(BASE)))
             delay = self.options.latency + (fault.seconds if fault and fault.kind == "delay" else 0.0)
             response = None
@@ -146,11 +149,16 @@ class Platform:
             if fault is not None and fault.kind == "status":
                 status, headers, body = fault.answer()
                 response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=body)
-            elif fault is not None and fault.kind != "delay":
-                self.requests.append(Logged(request.method, path, None))
+            if response is not None:
+                response.headers.update(date)
+            if fault is not None and fault.kind not in ("status", "delay"):
+                self._log(request, path, None)
                 return Outgoing(response, fault, delay)
-            self.requests.append(Logged(request.method, path, response.status_code if response else None))
+            self._log(request, path, response.status_code if response else None)
             return Outgoing(response, None, delay)
+
+    def _log(self, request: httpx.Request, path: str, status: int | None) -> None:
+        self.requests.append(Logged(request.method, path, status, request.url.query.decode("ascii")))
 
     def tick(self) -> float:
         """Let everything happen that is due by now; gives back the emulated moment."""
@@ -165,6 +173,8 @@ class Platform:
             if request.method != "POST":
                 raise problem(405, "Method Not Allowed", f"{request.method} {path}")
             return Answer(200, self.gateway.token(request))
+        if path.startswith("/ims/"):
+            raise ims(400, "invalid_request", "Only OAuth server-to-server credentials are served: /ims/token/v3")
         self.gateway.check_caller(request)
         body = _json(request)
         if path == SANDBOXES or path.startswith(f"{SANDBOXES}/"):

@@ -145,7 +145,10 @@ class Runs:
 
     def next_due(self) -> float | None:
         """The emulated moment of the next event, if any."""
-        return self._events[0].due if self._events else None
+        try:  # asked without the platform's lock: between a look and a reach the last event may go
+            return self._events[0].due
+        except IndexError:
+            return None
 
     def _slot(self, event: _Event, slot: float) -> None:
         plan = self.flow_plans.get(event.key)

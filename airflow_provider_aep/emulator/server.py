@@ -131,6 +131,7 @@ async def serve(platform: Platform, listener: socket.socket, ready: Callable[[],
         access_log=False,
         proxy_headers=False,  # the caller's address is the key of its line
         server_header=False,
+        date_header=False,  # the platform's replies bear the emulated time
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
@@ -143,6 +144,7 @@ async def serve(platform: Platform, listener: socket.socket, ready: Callable[[],
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     ticking = asyncio.create_task(_tick(platform, server, ready))
+    ticking.add_done_callback(stop)  # an emulator whose time stands still would only look alive
     try:
         await server.serve(sockets=[listener])
     finally:
