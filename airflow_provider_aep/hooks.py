@@ -89,11 +89,11 @@ class AepHook(BaseHook):
             return Settings(
                 client_id=(connection.login or "").strip(),
                 client_secret=(connection.password or "").strip(),
-                org_id=str(extra.get("org_id") or "").strip(),
-                sandbox_name=self.sandbox_name or extra.get("sandbox_name") or "prod",
+                org_id=_text(extra, "org_id", ""),
+                sandbox_name=self.sandbox_name or _text(extra, "sandbox_name", "prod"),
                 gateway=_address(connection.host, connection.schema, connection.port) or GATEWAY,
-                ims=extra.get("ims_host") or IMS,
-                scopes=extra.get("scopes") or SCOPES,
+                ims=_text(extra, "ims_host", IMS),
+                scopes=_text(extra, "scopes", SCOPES),
                 connect_seconds=_setting(extra, "connect_timeout", 10),
                 read_seconds=_setting(extra, "read_timeout", 65),
                 max_retry_after_seconds=_setting(extra, "max_retry_after", 300),
@@ -108,12 +108,12 @@ class AepHook(BaseHook):
 
         A new token is asked for, so that a secret that has been withdrawn does not pass.
         """
-        from airflow_provider_aep.api.auth import forget_tokens
+        from airflow_provider_aep.api.auth import shelf_of
         from airflow_provider_aep.api.procedures import check_access
 
         try:
             with self.get_conn() as session:
-                forget_tokens()
+                shelf_of(session.settings).forget()
                 return session.run(check_access(session.settings.sandbox_name))
         except AepError as error:
             return False, str(error)
@@ -150,6 +150,15 @@ class AepHook(BaseHook):
         return credential
 
 
+def _text(extra: Mapping[str, Any], name: str, default: str) -> str:
+    value = extra.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise InvalidExport(name, value, "must be text")
+    return value.strip() or default
+
+
 def _setting(extra: Mapping[str, Any], name: str, default: float) -> float:
     """Seconds from the connection's extra, else from `[aep]` in Airflow's configuration."""
     value = extra.get(name)
@@ -165,7 +174,7 @@ def _address(host: str | None, schema: str | None, port: int | None) -> str:
     """The gateway from host, schema and port, as a connection URI splits them."""
     if not host:
         return ""
-    address = host if "://" in host else f"{schema or 'https'}://{host}"
+    address = (host if "://" in host else f"{schema or 'https'}://{host}").strip().rstrip("/")
     return f"{address}:{port}" if port else address
 
 

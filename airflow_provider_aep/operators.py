@@ -5,25 +5,43 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_aep.api.destinations import check_format, is_literal, kind_of
-from airflow_provider_aep.api.errors import AepError, InvalidExport
-from airflow_provider_aep.api.schedule import Every, Once, check_folder_template
+from airflow_provider_aep.api.destinations import kind_of, target_params
+from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.arguments import (
+    check_choice,
+    check_dataset_ids,
+    check_decisions,
+    check_destination,
+    check_entity_id,
+    check_entity_name,
+    check_login,
+    check_moment,
+    check_schedule,
+    check_target,
+    check_texts,
+    check_where,
+    dataset_ids,
+    entity_id,
+    entity_name,
+    seconds,
+    texts,
+)
+from airflow_provider_aep.tasks import AepTask, failing_at_once
+from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from airflow.sdk import Context
 
     from airflow_provider_aep.api.calls import Procedure
-    from airflow_provider_aep.api.destinations import Destination
-    from airflow_provider_aep.api.entities import DatasetId
+    from airflow_provider_aep.api.destinations import Destination, Text
     from airflow_provider_aep.api.schedule import Schedule
     from airflow_provider_aep.api.wishes import BaseWish, IfExists, Manner
-    from airflow_provider_aep.hooks import AepHook
-    from airflow_provider_aep.waiting import Decision, RunWait
+    from airflow_provider_aep.arguments import Datasets, Decision
 
 __all__ = [
     "AepCreateBaseConnectionOperator",
@@ -35,8 +53,11 @@ __all__ = [
 ]
 
 
-class _AepOperator(BaseOperator):
-    """What all operators share: the connection, and how an error of ours looks to Airflow."""
+class _AepOperator(AepTask, BaseOperator):
+    """What all operators share: the connection, and how arguments and errors are treated.
+
+    A subclass ends its `__init__` with `_check()`, which checks what is literal; `execute` checks what was rendered.
+    """
 
     ui_color = "#f5d0d0"
 
@@ -44,12 +65,14 @@ class _AepOperator(BaseOperator):
         super().__init__(**kwargs)
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
-        self._killed = False
 
-    def hook(self) -> AepHook:
-        from airflow_provider_aep.hooks import AepHook
+    def check_arguments(self) -> None:
+        """Raises InvalidExport for an argument that is known and cannot be right."""
+        check_where(self.aep_conn_id, self.sandbox_name)
 
-        return AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name)
+    def _check(self) -> None:
+        with failing_at_once():
+            self.check_arguments()
 
     def execute(self, context: Context) -> Any:
         """Do the work.
@@ -58,12 +81,11 @@ class _AepOperator(BaseOperator):
             AirflowFailException: the DAG, a permission or an entity must change first; Airflow need not try again.
             AepError: an outage; trying again is safe.
         """
-        try:
-            return self.work(context)
-        except AepError as error:
-            if not error.is_final:
-                raise
-            raise AirflowFailException(str(error)) from error
+        self._check()
+        with failing_at_once():
+            result = self.work(context)
+        self.check_not_killed()
+        return result
 
     def work(self, context: Context) -> Any:
         raise NotImplementedError
@@ -73,15 +95,6 @@ class _AepOperator(BaseOperator):
         self.check_not_killed()
         return result
 
-    def check_not_killed(self) -> None:
-        """After SIGTERM Airflow lets the task go on, and it would end as a success."""
-        if self._killed:
-            raise RuntimeError("the task was told to stop; what it has set up will be found by the next try")
-
-    def on_kill(self) -> None:
-        self._killed = True
-        self.log.info("told to stop; nothing is changed or cancelled at Adobe by that")
-
 
 class _EnsureOperator(_AepOperator):
     """What the setting-up operators share: a name, and what to do with what bears it already."""
@@ -90,81 +103,44 @@ class _EnsureOperator(_AepOperator):
         super().__init__(**kwargs)
         self.name = name
         self.if_exists = if_exists
-        if if_exists not in ("reuse", "update", "fail"):
-            raise InvalidExport("if_exists", if_exists, "must be one of reuse, update, fail")
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if self.name is not None:
+            check_entity_name("name", self.name)
+        check_choice("if_exists", self.if_exists, ("reuse", "update", "fail"))
 
     def manner(self, context: Context) -> Manner:
         """How to set up, and the mark that tells what this task has made from what others have."""
         import uuid
 
-        from airflow_provider_aep.api.procedures import Maker
+        from airflow_provider_aep.api.once import Maker
         from airflow_provider_aep.api.wishes import Manner
 
-        ti: Any = context.get("ti")
-        task = f"{self.dag_id}.{self.task_id}"
-        if ti is not None:
-            task = f"{task}, run {ti.run_id}" + (f", map index {ti.map_index}" if ti.map_index >= 0 else "")
-        maker = Maker(task, uuid.uuid4().hex[:8], again=ti is not None and ti.try_number > 1)
+        ti = context["ti"]
+        task = f"{self.dag_id}.{self.task_id}, run {ti.run_id}" + _map_text(context)
+        maker = Maker(task, uuid.uuid4().hex[:8], again=ti.try_number > 1)
         return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds)
 
-    def entity_name(self, context: Context, *parts: object) -> str:
+    def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
 
         Mapped tasks of one operator are told apart by what they export, not by their index, which another order of
         the same list would change.
         """
-        from airflow_provider_aep.api.wishes import check_name
-
         if self.name is not None:
-            return check_name("name", self.name)
-        ti: Any = context.get("ti")
+            return entity_name("name", self.name)
         name = f"{self.dag_id}.{self.task_id}"
-        if ti is None or ti.map_index < 0:
-            return name
-        import hashlib
+        if _map_text(context):
+            import hashlib
 
-        return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
-
-
-def _checked_dataset_ids(datasets: object) -> tuple[DatasetId, ...]:
-    """IDs from an ID, a listed dataset ({"id": …}), or a list of either; in their order.
-
-    Raises:
-        InvalidExport: none, one twice, or one that is not an ID (24 hexadecimal digits; source: tutorial).
-    """
-    import re
-
-    listed = list(datasets) if isinstance(datasets, (list, tuple)) else [datasets]
-    ids = [str(each.get("id") if isinstance(each, dict) else each) for each in listed]
-    for each in ids:
-        if not re.fullmatch(r"[0-9A-Fa-f]{24}", each):
-            raise InvalidExport("dataset_ids", each, "must be a dataset's ID, 24 hexadecimal digits")
-        if ids.count(each) > 1:
-            raise InvalidExport("dataset_ids", each, "is named twice")
-    if not ids:
-        raise InvalidExport("dataset_ids", datasets, "must name at least one dataset")
-    return tuple(ids)  # type: ignore[arg-type]  # checked by the lines above
+            name += f" {hashlib.sha256(repr(content).encode()).hexdigest()[:8]}"
+        return entity_name("name (default: dag_id.task_id)", name)
 
 
-def _check_literal_dataset_ids(datasets: object) -> None:
-    parts = datasets if isinstance(datasets, (list, tuple)) else [datasets]
-    if is_literal(datasets) and all(is_literal(part) for part in parts):
-        _checked_dataset_ids(datasets)
-
-
-def _check_schedule(schedule: object) -> None:
-    if is_literal(schedule) and not isinstance(schedule, (Every, Once)):
-        raise InvalidExport("schedule", schedule, "must be Every(…) or Once(…)")
-
-
-def _check_destination(destination: object) -> None:
-    if is_literal(destination):
-        kind_of(destination)
-
-
-def _check_template(folder_template: str | None) -> None:
-    if folder_template is not None and is_literal(folder_template):
-        check_folder_template(folder_template)
+def _map_text(context: Context) -> str:
+    map_index = context["ti"].map_index
+    return "" if map_index is None or map_index < 0 else f", map index {map_index}"
 
 
 class AepListDatasetsOperator(_AepOperator):
@@ -173,8 +149,10 @@ class AepListDatasetsOperator(_AepOperator):
     :param dataset_ids: these IDs, in this order (templated)
     :param names: or these names, each of which must mean one dataset (templated)
     :param name_pattern: or all whose name matches, with `*`, `?` and `[…]`; letter case counts (templated)
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
+
+    Without the first three it returns all; one that is given and empty is refused.
 
     Returns [{"id", "name", "description", "state"}, …].
     """
@@ -184,8 +162,8 @@ class AepListDatasetsOperator(_AepOperator):
     def __init__(
         self,
         *,
-        dataset_ids: Sequence[str] | str | None = None,
-        names: Sequence[str] | str | None = None,
+        dataset_ids: Datasets | None = None,
+        names: Sequence[Text] | Text | None = None,
         name_pattern: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -193,25 +171,32 @@ class AepListDatasetsOperator(_AepOperator):
         self.dataset_ids = dataset_ids
         self.names = names
         self.name_pattern = name_pattern
-        if sum(each is not None for each in (dataset_ids, names, name_pattern)) > 1:
-            raise InvalidExport("names", names, "give one of dataset_ids, names and name_pattern, not several")
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        given = [name for name in ("dataset_ids", "names", "name_pattern") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidExport(given[1], getattr(self, given[1]), f"give it or {given[0]}, not both")
+        if self.dataset_ids is not None:
+            check_dataset_ids(self.dataset_ids)
+        check_texts("names", self.names)
+        check_texts("name_pattern", self.name_pattern)
 
     def work(self, context: Context) -> list[dict[str, str]]:
         from airflow_provider_aep.api.procedures import list_datasets
 
         found = self.perform(
-            list_datasets(ids=_listed(self.dataset_ids), names=_listed(self.names), pattern=self.name_pattern or "")
+            list_datasets(
+                ids=() if self.dataset_ids is None else dataset_ids(self.dataset_ids),
+                names=texts("names", self.names),
+                pattern=self.name_pattern or "",
+            )
         )
         self.log.info("%d datasets found", len(found))
         return [
             {"id": each.id, "name": each.name, "description": each.description, "state": each.state} for each in found
         ]
-
-
-def _listed(value: Sequence[str] | str | None) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
 
 
 class AepCreateBaseConnectionOperator(_EnsureOperator):
@@ -221,7 +206,7 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
     :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
     :param name: default "airflow <destination_conn_id>" (templated)
     :param if_exists: "reuse", "update" (send the credentials anew, in place) or "fail"
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the base connection's ID.
@@ -233,23 +218,30 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
         super().__init__(**kwargs)
         self.destination = destination
         self.destination_conn_id = destination_conn_id
-        _check_destination(destination)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_destination(self.destination)
+        check_login(self.destination, self.destination_conn_id)
 
     def work(self, context: Context) -> str:
         from airflow_provider_aep.api.steps import ensure_base_connection
 
-        wish = _base_wish(self.hook(), self.destination, self.destination_conn_id, self.name)
+        wish = _base_wish(self, "name", self.name)
         return str(self.perform(ensure_base_connection(wish, self.manner(context))))
 
 
-def _base_wish(hook: AepHook, destination: Destination, conn_id: str | None, name: str | None) -> BaseWish:
+def _base_wish(
+    task: AepCreateBaseConnectionOperator | AepExportDatasetsOperator, argument: str, name: str | None
+) -> BaseWish:
     from airflow_provider_aep.api.credentials import auth
-    from airflow_provider_aep.api.wishes import BaseWish, check_name
+    from airflow_provider_aep.api.wishes import BaseWish
 
-    kind = kind_of(destination)
-    credential = hook.destination_login(conn_id, kind)
-    name = check_name("base connection name", f"airflow {conn_id or kind.name}" if name is None else name)
-    return BaseWish(name, kind, auth(credential) if credential else None)
+    kind = kind_of(task.destination)
+    credential = task.hook().destination_login(task.destination_conn_id, kind)
+    name = f"airflow {task.destination_conn_id or kind.name}" if name is None else name
+    return BaseWish(entity_name(argument, name), kind, auth(credential) if credential else None)
 
 
 class AepCreateSourceConnectionOperator(_EnsureOperator):
@@ -259,7 +251,7 @@ class AepCreateSourceConnectionOperator(_EnsureOperator):
     :param name: default "<dag_id>.<task_id>" (templated)
     :param if_exists: "reuse" (warn where the datasets differ), "update" (make a new one, which
         `AepCreateDataflowOperator` attaches; Adobe cannot change the datasets of one) or "fail"
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the source connection's ID.
@@ -267,17 +259,21 @@ class AepCreateSourceConnectionOperator(_EnsureOperator):
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "dataset_ids")
 
-    def __init__(self, *, dataset_ids: Sequence[str] | str, **kwargs: Any) -> None:
+    def __init__(self, *, dataset_ids: Datasets, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dataset_ids = dataset_ids
-        _check_literal_dataset_ids(dataset_ids)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_dataset_ids(self.dataset_ids)
 
     def work(self, context: Context) -> str:
         from airflow_provider_aep.api.steps import ensure_source_connection
         from airflow_provider_aep.api.wishes import SourceWish
 
-        datasets = _checked_dataset_ids(self.dataset_ids)
-        wish = SourceWish(self.entity_name(context, datasets), datasets)
+        datasets = dataset_ids(self.dataset_ids)
+        wish = SourceWish(self.entity_name(context, sorted(datasets)), datasets)
         return str(self.perform(ensure_source_connection(wish, self.manner(context))))
 
 
@@ -291,7 +287,7 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
     :param include_file_manifest: let Adobe write a list of the files beside them
     :param name: default "<dag_id>.<task_id>" (templated)
     :param if_exists: "reuse" (warn of each difference), "update" (change it) or "fail"
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the target connection's ID.
@@ -310,7 +306,7 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
     def __init__(
         self,
         *,
-        base_connection_id: str,
+        base_connection_id: Text,
         destination: Destination,
         file_type: str = "PARQUET",
         compression: str = "GZIP",
@@ -323,11 +319,14 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
         self.file_type = file_type
         self.compression = compression
         self.include_file_manifest = include_file_manifest
-        _check_destination(destination)
-        check_format(file_type, compression)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_entity_id("base_connection_id", self.base_connection_id)
+        check_target(self.destination, self.file_type, self.compression, self.include_file_manifest)
 
     def work(self, context: Context) -> str:
-        from airflow_provider_aep.api.destinations import target_params
         from airflow_provider_aep.api.entities import BaseConnectionId
         from airflow_provider_aep.api.steps import ensure_target_connection
         from airflow_provider_aep.api.wishes import TargetWish
@@ -339,15 +338,9 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
             compression=self.compression,
             include_file_manifest=self.include_file_manifest,
         )
-        name = self.entity_name(context, kind.name, params)
-        wish = TargetWish(name, kind, BaseConnectionId(_given("base_connection_id", self.base_connection_id)), params)
+        base = BaseConnectionId(entity_id("base_connection_id", self.base_connection_id))
+        wish = TargetWish(self.entity_name(context, base, kind.name, params), kind, base, params)
         return str(self.perform(ensure_target_connection(wish, self.manner(context))))
-
-
-def _given(argument: str, value: str | None) -> str:
-    if not value:
-        raise InvalidExport(argument, value, "must be an ID; is the upstream output empty?")
-    return value
 
 
 class AepCreateDataflowOperator(_EnsureOperator):
@@ -360,7 +353,7 @@ class AepCreateDataflowOperator(_EnsureOperator):
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
     :param if_exists: "reuse" (warn of each difference), "update" (change it, enable it) or "fail"
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the dataflow's ID.
@@ -380,8 +373,8 @@ class AepCreateDataflowOperator(_EnsureOperator):
     def __init__(
         self,
         *,
-        source_connection_id: str,
-        target_connection_id: str,
+        source_connection_id: Text,
+        target_connection_id: Text,
         destination: Destination,
         schedule: Schedule,
         folder_template: str | None = None,
@@ -393,21 +386,27 @@ class AepCreateDataflowOperator(_EnsureOperator):
         self.destination = destination
         self.schedule = schedule
         self.folder_template = folder_template
-        _check_destination(destination)
-        _check_schedule(schedule)
-        _check_template(folder_template)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_entity_id("source_connection_id", self.source_connection_id)
+        check_entity_id("target_connection_id", self.target_connection_id)
+        check_destination(self.destination)
+        check_schedule(self.schedule, self.folder_template)
 
     def work(self, context: Context) -> str:
         from airflow_provider_aep.api.entities import SourceConnectionId, TargetConnectionId
         from airflow_provider_aep.api.steps import ensure_dataflow
         from airflow_provider_aep.api.wishes import DataflowWish
 
-        _check_schedule(self.schedule)
+        source = SourceConnectionId(entity_id("source_connection_id", self.source_connection_id))
+        target = TargetConnectionId(entity_id("target_connection_id", self.target_connection_id))
         wish = DataflowWish(
-            self.entity_name(context, self.source_connection_id, self.target_connection_id),
+            self.entity_name(context, source, target),
             kind_of(self.destination),
-            SourceConnectionId(_given("source_connection_id", self.source_connection_id)),
-            TargetConnectionId(_given("target_connection_id", self.target_connection_id)),
+            source,
+            target,
             self.schedule,
             self.folder_template,
         )
@@ -439,7 +438,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
     :param poke_interval: seconds between two polls at the most
     :param timeout: seconds until the wait fails; a first run may take hours to begin
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, and
@@ -465,11 +464,11 @@ class AepExportDatasetsOperator(_EnsureOperator):
     def __init__(
         self,
         *,
-        dataset_ids: Sequence[str] | str,
+        dataset_ids: Datasets,
         destination: Destination,
         schedule: Schedule,
         destination_conn_id: str | None = None,
-        base_connection_id: str | None = None,
+        base_connection_id: Text | None = None,
         base_connection_name: str | None = None,
         file_type: str = "PARQUET",
         compression: str = "GZIP",
@@ -481,8 +480,8 @@ class AepExportDatasetsOperator(_EnsureOperator):
         on_partial: Decision = "fail",
         on_empty: Decision = "succeed",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: float = 300,
-        timeout: float = 86_400,
+        poke_interval: timedelta | float = 300,
+        timeout: timedelta | float = 86_400,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("multiple_outputs", True)
@@ -503,25 +502,34 @@ class AepExportDatasetsOperator(_EnsureOperator):
         self.on_partial = on_partial
         self.on_empty = on_empty
         self.deferrable = deferrable
-        self.poke_interval = poke_interval
-        self.timeout = timeout
-        _check_literal_dataset_ids(dataset_ids)
-        _check_destination(destination)
-        _check_schedule(schedule)
-        _check_template(folder_template)
-        check_format(file_type, compression)
-        if base_connection_id is not None and (destination_conn_id is not None or base_connection_name is not None):
+        with failing_at_once():
+            self.poke_interval = seconds("poke_interval", poke_interval)
+            self.timeout = seconds("timeout", timeout)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_dataset_ids(self.dataset_ids)
+        check_target(self.destination, self.file_type, self.compression, self.include_file_manifest)
+        check_schedule(self.schedule, self.folder_template)
+        check_moment("after", self.after)
+        check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
+        if self.base_connection_id is None:
+            check_login(self.destination, self.destination_conn_id)
+            if self.base_connection_name is not None:
+                check_entity_name("base_connection_name", self.base_connection_name)
+            return
+        check_entity_id("base_connection_id", self.base_connection_id)
+        if self.destination_conn_id is not None or self.base_connection_name is not None:
             rule = "names the login already: leave out destination_conn_id and base_connection_name"
-            raise InvalidExport("base_connection_id", base_connection_id, rule)
+            raise InvalidExport("base_connection_id", self.base_connection_id, rule)
 
     def work(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_aep.api.destinations import target_params
         from airflow_provider_aep.api.entities import BaseConnectionId
         from airflow_provider_aep.api.exports import set_up_export
         from airflow_provider_aep.api.wishes import ExportWish
 
-        datasets = _checked_dataset_ids(self.dataset_ids)
-        _check_schedule(self.schedule)
+        datasets = dataset_ids(self.dataset_ids)
         kind = kind_of(self.destination)
         params = target_params(
             self.destination,
@@ -529,18 +537,20 @@ class AepExportDatasetsOperator(_EnsureOperator):
             compression=self.compression,
             include_file_manifest=self.include_file_manifest,
         )
-        base = None
-        if not self.base_connection_id:
-            base = _base_wish(self.hook(), self.destination, self.destination_conn_id, self.base_connection_name)
+        base, base_id = None, ""
+        if self.base_connection_id is None:
+            base = _base_wish(self, "base_connection_name", self.base_connection_name)
+        else:
+            base_id = entity_id("base_connection_id", self.base_connection_id)
         wish = ExportWish(
-            name=self.entity_name(context, sorted(datasets), kind.name, params),
+            name=self.entity_name(context, sorted(datasets), base.name if base else base_id, kind.name, params),
             dataset_ids=datasets,
             kind=kind,
             target_params=params,
             schedule=self.schedule,
             folder_template=self.folder_template,
             base=base,
-            base_connection_id=BaseConnectionId(self.base_connection_id or ""),
+            base_connection_id=BaseConnectionId(base_id),
         )
         ids = self.perform(set_up_export(wish, self.manner(context)))
         result = {**ids._asdict(), "dataset_ids": list(datasets)}
@@ -548,50 +558,28 @@ class AepExportDatasetsOperator(_EnsureOperator):
             return self._wait_for_run(context, result)
         return result
 
-    def _run_wait(self, dataflow_id: str) -> RunWait:
-        from airflow_provider_aep.waiting import RunWait, milliseconds
-
-        return RunWait(
-            aep_conn_id=self.aep_conn_id,
-            sandbox_name=self.sandbox_name,
-            dataflow_id=dataflow_id,
-            run_id=None,
-            after_ms=milliseconds("after", self.after),
-            poll_seconds=self.poke_interval,
-            on_failed=self.on_failed,
-            on_partial=self.on_partial,
-            on_empty=self.on_empty,
-        )
-
     def _wait_for_run(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
-        from airflow_provider_aep.api.errors import PlatformUnavailable
-        from airflow_provider_aep.waiting import WaitTimeout, backstop, deadline_after
-
-        # What is known is pushed before the wait: links, monitors and later tasks need not wait for its end.
-        for name, value in result.items():
-            context["ti"].xcom_push(key=name, value=value)
+        if self.do_xcom_push:
+            # What is known is pushed before the wait: links, monitors and later tasks need not wait for its end.
+            for name, value in result.items():
+                context["ti"].xcom_push(key=name, value=value)
         deadline = deadline_after(self.timeout, self.execution_timeout)
-        wait = self._run_wait(result["dataflow_id"])
+        wait = RunWait(self, result["dataflow_id"])
         while True:
-            try:
-                run = wait.look(self.hook())
-            except PlatformUnavailable as trouble:
-                self.log.warning("%s; the wait goes on", trouble)
-                run = None
-            if run and run.has_ended:
+            run = wait.look(self.hook())
+            self.check_not_killed()
+            if run:
                 return {**result, **wait.finish(run)}
-            wait = wait._replace(run_id=run.id if run else None)
+            if time.time() >= deadline:
+                raise WaitTimeout(f"the wait has timed out: {wait.last_seen()}")
             if self.deferrable:
-                self.log.info("waiting for %s", f"run {wait.run_id}" if run else f"a run created after {self.after}")
+                self.log.info("waiting in the triggerer for %s", wait)
                 self.defer(
                     trigger=wait.trigger(deadline=deadline, carry=result),
                     method_name="execute_complete",
                     timeout=backstop(deadline),
                 )
             self._sleep_until(min(deadline, time.time() + self.poke_interval))
-            if time.time() >= deadline:
-                state = f"run {run.id}, {run.raw_status or 'no status yet'}" if run else "no run"
-                raise WaitTimeout(f"the wait has timed out; last seen: {state}")
 
     def _sleep_until(self, moment: float) -> None:
         """In short pieces, since SIGTERM sets a flag and does not end a sleep."""
@@ -601,13 +589,9 @@ class AepExportDatasetsOperator(_EnsureOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the trigger's event means; the same as the wait on the worker would have decided."""
-        from airflow_provider_aep.waiting import read_event
-
-        try:
+        with failing_at_once():
             run = read_event(event)
-        except AepError as error:
-            if not error.is_final:
-                raise
-            raise AirflowFailException(str(error)) from error
-        result = dict((event or {}).get("carry") or {})
-        return {**result, **self._run_wait(result["dataflow_id"]).finish(run)}
+            result = (event or {}).get("carry")
+            if not isinstance(result, dict) or "dataflow_id" not in result:
+                raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
+            return {**result, **RunWait(self, result["dataflow_id"]).finish(run)}

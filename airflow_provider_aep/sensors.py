@@ -2,49 +2,77 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseOperator,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
 
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.api.errors import AepError, InvalidExport
+from airflow_provider_aep.arguments import check_decisions, check_entity_id, check_moment, check_where
+from airflow_provider_aep.tasks import AepTask, failing_at_once
+from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event
+
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeout
+except ImportError:
+    from airflow.exceptions import (  # type: ignore[no-redef]  # the same, at its place in 3.1
+        AirflowRescheduleException,
+        TaskDeferralTimeout,
+    )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from airflow.sdk import Context
-    from airflow.sdk.bases.sensor import PokeReturnValue
 
+    from airflow_provider_aep.api.destinations import Text
     from airflow_provider_aep.api.entities import FlowRun
-    from airflow_provider_aep.waiting import Decision, RunWait
+    from airflow_provider_aep.arguments import Decision
 
 __all__ = ["AepDataflowRunSensor"]
 
 
-class AepDataflowRunSensor(BaseSensorOperator):
+class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     """Waits for a flow run of a dataflow to end and returns it as a flat dict.
 
     Without `run_id` it waits for the earliest run created at or after `after` and stays with that run; an older run
     never satisfies it. A run that has ended already costs no deferral.
 
+    The task fails without a retry for a run that failed, a refusal of Adobe's and a time-out: another try would meet
+    the same. An outage never ends the wait. `soft_fail` skips after a bad run and a time-out, `never_fail` after
+    whatever happens while waiting; an argument that cannot be right fails the task in any case.
+
     :param dataflow_id: the dataflow (templated)
     :param run_id: exactly this run (templated)
-    :param after: a datetime with a zone or its ISO 8601 text (templated); by default the moment from which the DAG run
-        could run, which exists for every kind of DAG run
+    :param after: a datetime with a zone or its ISO 8601 text (templated), None for any time; by default the moment from
+        which the DAG run could run, which exists for every kind of DAG run
     :param on_failed: what a failed run does to the task: "fail" (default), "succeed" or "skip"
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
     :param deferrable: wait in the triggerer, without a worker slot; default `[operators] default_deferrable`
     :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing runs after the
-        wait then: no outlet asset events, no callbacks on the worker, so neither may be set
+        wait then: no outlet asset events, no callbacks or listeners on the worker, so none of the first two may be set
     :param poke_interval: seconds between two polls at the most; the triggerer polls more often while a wait is young,
         but never below `[aep] poll_floor_seconds` (60) or this, whichever is less
     :param timeout: seconds until the wait fails, in the triggerer too
-    :param aep_conn_id: Airflow connection of type `aep`
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"run_id", "dataflow_id", "status", "created_at", "started_at", "completed_at", "input_records",
     "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}.
+
+    Raises:
+        InvalidExport: an argument cannot be right; at construction where it is literal.
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after")
@@ -53,8 +81,8 @@ class AepDataflowRunSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        dataflow_id: str,
-        run_id: str | None = None,
+        dataflow_id: Text,
+        run_id: Text | None = None,
         after: datetime | str | None = "{{ dag_run.run_after }}",
         on_failed: Decision = "fail",
         on_partial: Decision = "fail",
@@ -76,88 +104,52 @@ class AepDataflowRunSensor(BaseSensorOperator):
         self.end_in_triggerer = end_in_triggerer
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
-        for argument in ("on_failed", "on_partial", "on_empty"):
-            if getattr(self, argument) not in ("fail", "succeed", "skip"):
-                raise InvalidExport(argument, getattr(self, argument), "must be one of fail, succeed, skip")
-        if end_in_triggerer:
-            self._check_nothing_follows()
+        self._wait: RunWait | None = None
+        self._check()
+
+    def _check(self) -> None:
+        with failing_at_once():
+            check_where(self.aep_conn_id, self.sandbox_name)
+            check_entity_id("dataflow_id", self.dataflow_id)
+            if self.run_id is not None:
+                check_entity_id("run_id", self.run_id)
+            check_moment("after", self.after)
+            check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
+            if self.end_in_triggerer:
+                self._check_nothing_follows()
 
     def _check_nothing_follows(self) -> None:
         if not self.deferrable:
             raise InvalidExport("end_in_triggerer", True, "needs deferrable=True")
-        for argument in ("outlets", "on_success_callback", "post_execute"):
-            own = getattr(self, argument)
-            if own and getattr(own, "__func__", own) is not BaseSensorOperator.post_execute:
+        follows = {
+            "outlets": self.outlets,
+            "on_success_callback": self.on_success_callback,
+            "post_execute": self._post_execute_hook or type(self).post_execute is not BaseOperator.post_execute,
+            "multiple_outputs": self.multiple_outputs,
+        }
+        for argument, is_set in follows.items():
+            if is_set:
                 rule = f"ends the task in the triggerer, where {argument} would be left out in silence"
                 raise InvalidExport("end_in_triggerer", True, rule)
 
-    def _wait(self) -> RunWait:
-        from airflow_provider_aep.waiting import RunWait, milliseconds
-
-        if not self.dataflow_id:
-            raise InvalidExport(
-                "dataflow_id", self.dataflow_id, "must be a dataflow's ID; is the upstream output empty?"
-            )
-        return RunWait(
-            aep_conn_id=self.aep_conn_id,
-            sandbox_name=self.sandbox_name,
-            dataflow_id=self.dataflow_id,
-            run_id=self.run_id,
-            after_ms=milliseconds("after", self.after),
-            poll_seconds=self.poke_interval,
-            on_failed=self.on_failed,
-            on_partial=self.on_partial,
-            on_empty=self.on_empty,
-        )
-
-    def _look(self, wait: RunWait) -> FlowRun | None:
-        """The run as it is now. An outage is no answer: the wait goes on, as it does in the triggerer."""
-        from airflow.providers.common.compat.sdk import AirflowFailException
-
-        from airflow_provider_aep.api.errors import AepError, PlatformUnavailable
-        from airflow_provider_aep.hooks import AepHook
-
-        try:
-            run = wait.look(AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name))
-        except PlatformUnavailable as trouble:
-            self.log.warning("%s; the wait goes on", trouble)
-            return None
-        except AepError as error:
-            if self.soft_fail or not error.is_final:  # an AirflowFailException would be taken for a reason to skip
-                raise
-            raise AirflowFailException(str(error)) from error
-        if run:
-            self.log.info("flow run %s: %s", run.id, run.outcome)
-            self.run_id = run.id  # from now on this run and no other
-        return run
+    def execute(self, context: Context) -> Any:
+        self._check()
+        with self._skipping_as_wished():
+            return self._execute_deferrable() if self.deferrable else super().execute(context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        from airflow.sdk.bases.sensor import PokeReturnValue
+        run = self._look()
+        return PokeReturnValue(is_done=True, xcom_value=self._current_wait().finish(run)) if run else False
 
-        wait = self._wait()
-        run = self._look(wait)
-        if run is None or not run.has_ended:
-            return False
-        return PokeReturnValue(is_done=True, xcom_value=wait.finish(run))
-
-    def execute(self, context: Context) -> Any:
-        if not self.deferrable:
-            return super().execute(context)
-        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
-
-        from airflow_provider_aep.waiting import backstop, deadline_after
-
+    def _execute_deferrable(self) -> dict[str, Any]:  # noqa: RET503 - `defer` does not return
         deadline = deadline_after(self.timeout, self.execution_timeout)
-        try:
-            run = self._look(self._wait())
-            if run and run.has_ended:
-                return self._wait().finish(run)
-        except AirflowFailException as failure:
-            if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(str(failure)) from failure
-            raise
-        wait = self._wait()
-        self.log.info("waiting for %s", f"run {wait.run_id}" if wait.run_id else f"a run created after {self.after}")
+        run = self._look()
+        wait = self._current_wait()
+        if run:
+            return wait.finish(run)
+        if time.time() >= deadline:  # the look itself may take long in an outage
+            raise AirflowSensorTimeout("the wait has timed out:")
+        self.log.info("waiting in the triggerer for %s", wait)
         self.defer(
             trigger=wait.trigger(
                 deadline=deadline, end_in_triggerer=self.end_in_triggerer, push_result=self.do_xcom_push
@@ -165,44 +157,62 @@ class AepDataflowRunSensor(BaseSensorOperator):
             method_name="execute_complete",
             timeout=backstop(deadline),
         )
-        return None  # type: ignore[unreachable]  # never reached: defer raises
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the trigger's event means; the same as `poke` would have decided."""
-        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
-
-        from airflow_provider_aep.api.errors import AepError
-        from airflow_provider_aep.waiting import WaitTimeout, read_event
-
         try:
-            run = read_event(event)
+            with self._refusals_told():
+                run = read_event(event)
         except WaitTimeout as timeout:
-            raise AirflowSensorTimeout(f"{timeout}, after {self.timeout:.0f} s") from timeout
-        except AepError as error:
-            if self.soft_fail or not error.is_final:
-                raise
-            raise AirflowFailException(str(error)) from error
-        return self._wait().finish(run)
+            raise AirflowSensorTimeout(str(timeout)) from None
+        return self._current_wait().finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Skip on the same ends as in the other modes: a time-out or a bad run, not a crashed trigger or an outage."""
-        from airflow.providers.common.compat.sdk import (
-            AirflowFailException,
-            AirflowSensorTimeout,
-            AirflowSkipException,
-        )
-        from airflow.sdk import BaseOperator
-        from airflow.sdk.exceptions import TaskDeferralTimeout
-
-        try:
+        """Airflow's own would skip for `soft_fail` after whatever error, such as a crashed trigger."""
+        with self._skipping_as_wished():
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
-        except AirflowSkipException:
+
+    def _look(self) -> FlowRun | None:
+        """The run, if it has ended."""
+        self.check_not_killed()
+        wait = self._current_wait()
+        with self._refusals_told():
+            run = wait.look(self.hook())
+        self.check_not_killed()
+        return run
+
+    def _current_wait(self) -> RunWait:
+        """One for the life of this process, so that a run once found is stayed with."""
+        if self._wait is None:
+            with failing_at_once():
+                self._wait = RunWait(self, self.dataflow_id, self.run_id)
+        return self._wait
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        """A refusal fails the task at once; where that would mean to skip it, a retried failure is the lesser evil."""
+        try:
+            with failing_at_once():
+                yield
+        except AirflowFailException as failure:
+            if self.soft_fail:
+                raise AepError(str(failure)) from failure
+            raise
+
+    @contextmanager
+    def _skipping_as_wished(self) -> Iterator[None]:
+        """Skip on the same ends in all modes: `soft_fail` after a time-out or a bad run, `never_fail` after any."""
+        try:
+            yield
+        except (AirflowSkipException, AirflowRescheduleException):
             raise
         except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
+            timed_out = not isinstance(end, AirflowFailException)
+            message = f"{end} {self._wait.last_seen()}" if timed_out and self._wait else str(end)
             if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(str(end)) from end
-            if isinstance(end, TaskDeferralTimeout):
-                raise AirflowSensorTimeout(*end.args) from end
+                raise AirflowSkipException(message) from end
+            if timed_out:
+                raise AirflowSensorTimeout(message) from end
             raise
         except Exception as error:
             if self.never_fail:

@@ -13,12 +13,15 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
 from airflow_provider_aep.api.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.waiting import seen_text
 from airflow_provider_aep.watch import joined
 
 __all__ = ["AepDataflowRunTrigger"]
 
-#: A trigger that is loaded after its deadline, as after a long outage of the triggerer, still looks once.
+#: A trigger that is loaded after its deadline, as after a long outage of the triggerer, still has so long to look.
 LAST_LOOK_SECONDS = 15
+#: Adobe asks for slow polling; a `poke_interval` of nothing must not become a poll that never pauses.
+SHORTEST_POLL_SECONDS = 1
 
 
 class AepDataflowRunTrigger(BaseTrigger):
@@ -30,8 +33,8 @@ class AepDataflowRunTrigger(BaseTrigger):
     it is; what `defer(kwargs=…)` is given would be lost in `dag.test()`.
 
     Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "error"
-    and "error" (see `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled at
-    Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
+    and "error" (see `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled
+    at Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
     """
 
     def __init__(
@@ -80,37 +83,39 @@ class AepDataflowRunTrigger(BaseTrigger):
         yield await self._event()
 
     async def _event(self) -> TriggerEvent:
-        seen: list[FlowRun] = []
+        self._seen: FlowRun | None = None
+        seconds_left = self.deadline - time.time()
         try:
-            async with asyncio.timeout(max(self.deadline - time.time(), LAST_LOOK_SECONDS)):
-                run = await self._ended_run(seen)
+            async with asyncio.timeout(seconds_left if seconds_left > 0 else LAST_LOOK_SECONDS) as limit:
+                run = await self._ended_run()
         except TimeoutError:
-            state = f"run {seen[-1].id} in state {seen[-1].raw_status or 'unknown'!r}" if seen else "no run"
-            return self._told(status="timeout", seen=state)
+            if not limit.expired():  # somebody else's, such as that of a look-up
+                raise
+            return self._told(status="timeout", seen=seen_text(self.dataflow_id, self.after_ms, self._seen))
         except ReplyError as error:
             return self._told(status="error", error=error.as_event())
         except AepError as error:  # from the connection: cannot be right, whoever tries again
             return self._told(status="invalid", error=str(error))
         if run.outcome in (self.succeed_on or ()):
-            summary: dict[str, Any] = {"return_value": run.summary()}
-            return TaskSuccessEvent(xcoms=summary if self.push_result else None)
+            result: dict[str, Any] = {"return_value": run.summary()}
+            return TaskSuccessEvent(xcoms=result if self.push_result else None)
         return self._told(status="ended", run=run.as_event())
 
     def _told(self, **payload: object) -> TriggerEvent:
         payload = {"version": 1, **payload, "carry": self.carry}
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's is not typed
 
-    async def _ended_run(self, seen: list[FlowRun]) -> FlowRun:
+    async def _ended_run(self) -> FlowRun:
         async with joined(
             AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name),
             dataflow_id=DataflowId(self.dataflow_id),
             run_id=FlowRunId(self.run_id) if self.run_id else None,
             since_ms=self.after_ms,
             floor_seconds=conf.getfloat("aep", "poll_floor_seconds", fallback=60.0),
-            ceiling_seconds=self.poll_seconds,
+            ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
         ) as wait:
             while True:
-                run = await wait.change()
+                self._seen = run = await wait.change()
                 if run.has_ended:
                     self.log.info("flow run %s of dataflow %s has ended: %s", run.id, run.dataflow_id, run.outcome)
                     return run
@@ -119,4 +124,3 @@ class AepDataflowRunTrigger(BaseTrigger):
                     self.log.info("flow run %s of dataflow %s: %s", run.id, run.dataflow_id, state)
                 else:
                     self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
-                seen.append(run)

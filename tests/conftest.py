@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports Airflow: a home of its own, and its unit-test mode for operators that are executed directly.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="aep-tests-")
@@ -22,6 +22,12 @@ from airflow_provider_aep.api.auth import forget_tokens
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock, Platform
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+    from tests.adobe import Adobe
+    from tests.dag_runs import Finished
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +105,45 @@ def requests_of(platform: Platform) -> Callable[[], list[str]]:
         ]
 
     return told
+
+
+@pytest.fixture(scope="session")
+def _adobe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adobe]:
+    from tests.adobe import Adobe
+    from tests.real_airflow import emulator
+
+    data = tmp_path_factory.mktemp("adobe")
+    with emulator(data, "--late-seconds", "0", "--run-start-seconds", "0") as url:
+        adobe = Adobe(url, data)
+        yield adobe
+        adobe.close()
+
+
+@pytest.fixture
+def adobe(_adobe_process: Adobe, monkeypatch: pytest.MonkeyPatch) -> Adobe:
+    """The emulator in a process of its own, shared by all tests, and Airflow connections to it and to every storage."""
+    from tests.real_airflow import connections
+
+    for name, value in connections(_adobe_process.url).items():
+        monkeypatch.setenv(name, value)
+    _adobe_process.reset()
+    return _adobe_process
+
+
+@pytest.fixture(scope="session")
+def _metadata() -> None:
+    """Airflow's database, on SQLite in the home of these tests."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def run_dag(_metadata: None) -> Callable[..., Finished]:
+    """`run_dag(dag)`: the DAG through `dag.test()`, with a scheduler's database and triggers run in place."""
+    from tests.dag_runs import run_dag
+
+    def run(dag: DAG, **arguments: Any) -> Finished:
+        return run_dag(dag, **arguments)
+
+    return run

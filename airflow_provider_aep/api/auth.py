@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 TOKEN_PATH = "/ims/token/v3"  # noqa: S105 - an address
 LEAD_SECONDS = 300.0
+UNTOLD_SECONDS = 3600.0  # RFC 6749, 5.1 only recommends `expires_in`; a token that ends earlier is renewed on its 401
 
 
 class Token(NamedTuple):
@@ -21,6 +24,9 @@ class Token(NamedTuple):
 
     value: str
     renew_at: float
+
+    def __repr__(self) -> str:
+        return f"Token(value='***', renew_at={self.renew_at})"
 
 
 def token_form(settings: Settings) -> dict[str, str]:
@@ -36,12 +42,21 @@ def token_form(settings: Settings) -> dict[str, str]:
 def read_token(reply: Mapping[str, Any], *, now: float) -> Token:
     """`{"access_token": str, "expires_in": 86399}`; more than 10^6 means milliseconds, as the older JWT exchange said.
 
-    Renewed five minutes before the end, or after nine tenths of a short life.
+    Renewed five minutes before the end, or after nine tenths of a short life; after an hour where no life is told.
+
+    Raises:
+        ValueError: there is no token, or one that no header can hold; the message does not show it.
     """
-    seconds = float(reply.get("expires_in") or 0)
+    value = reply["access_token"]
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("access_token is not a text of printable ASCII without blanks")
+    told = reply.get("expires_in")
+    seconds = UNTOLD_SECONDS if told is None else float(told)
+    if not math.isfinite(seconds):
+        raise ValueError("expires_in is not a finite number")
     if seconds > 1e6:
         seconds /= 1000
-    return Token(str(reply["access_token"]), now + seconds - min(LEAD_SECONDS, seconds / 10))
+    return Token(value, now + seconds - min(LEAD_SECONDS, seconds / 10))
 
 
 class TokenShelf:
@@ -62,19 +77,27 @@ class TokenShelf:
     def put(self, token: Token) -> None:
         self._token = token
 
+    def forget(self) -> None:
+        """Let the next request ask for a new token, in sessions that are open already too."""
+        self._token = None
+
     def loop_lock(self) -> asyncio.Lock:
         """The lock of the running event loop; two loops of one process may each ask once."""
         return self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-_shelves: dict[tuple[str, str, str], TokenShelf] = {}
+_shelves: dict[tuple[str, ...], TokenShelf] = {}
 
 
 def shelf_of(settings: Settings) -> TokenShelf:
-    """The process-wide place of this credential's token."""
-    return _shelves.setdefault(settings.who, TokenShelf())
+    """The process-wide place of this credential's token.
+
+    The secret is part of the credential: a connection with a wrong one must not work by a token that another asked for.
+    """
+    return _shelves.setdefault((*settings.who, settings.client_secret), TokenShelf())
 
 
 def forget_tokens() -> None:
-    """Drop every token, so that the next request asks for a new one; a connection test must not pass on an old one."""
-    _shelves.clear()
+    """Drop the token of every credential."""
+    for shelf in list(_shelves.values()):
+        shelf.forget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
+from airflow_provider_aep.api.errors import InvalidExport
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -143,9 +145,24 @@ def named(kind: Kind, name: str, spec_id: str) -> Call[wire.Page]:
     return list_page(kind.path, filters=(f"name=={name}", f"{kind.spec}.id=={spec_id}"))
 
 
+def _path_of(kind: Kind, entity_id: str) -> str:
+    return _path(kind.path, f"{kind.title} ID", entity_id)
+
+
+def _path(collection: str, argument: str, entity_id: str) -> str:
+    """The path of one entity. An empty ID would ask for the whole list, one with a slash for something else.
+
+    Raises:
+        InvalidExport: no entity of Adobe's can have this ID.
+    """
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.~-]*", entity_id or ""):
+        raise InvalidExport(argument, entity_id, "must be an ID as Adobe gives it: letters, digits and hyphens")
+    return f"{collection}/{entity_id}"
+
+
 def get_entity(kind: Kind, entity_id: str) -> Call[Any]:
     """One connection or dataflow."""
-    return Call("GET", f"{kind.path}/{entity_id}", wire.unwrapped(kind.read), repeatable=True)
+    return Call("GET", _path_of(kind, entity_id), wire.unwrapped(kind.read), repeatable=True)
 
 
 def get_source_connection(connection: SourceConnectionId) -> Call[SourceConnection]:
@@ -162,20 +179,20 @@ def get_dataflow(dataflow: DataflowId) -> Call[Dataflow]:
 
 def delete_entity(kind: Kind, entity_id: str) -> Call[None]:
     """Delete a connection or dataflow. Adobe answers 202 (destinations) or 204 (sources), with no body."""
-    return Call("DELETE", f"{kind.path}/{entity_id}", repeatable=True)
+    return Call("DELETE", _path_of(kind, entity_id), repeatable=True)
 
 
-def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[Mapping[str, Any]]) -> Call[Created]:
+def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[Mapping[str, Any]]) -> Call[None]:
     """Change an entity that is still as `etag` says: `[{"op": "replace", "path": "/scheduleParams", "value": {…}}]`.
 
     The etag is quoted in `If-Match` as it is in the JSON; quotes are added where they are missing.
-    A second sending finds another etag and is refused with 412, so it is safe.
+    A second sending finds another etag and is refused with 412, so it is safe. The new etag in the reply is not read: a
+    change of Adobe's own may have overtaken it, so that it has to be asked for before the next change anyway.
     """
     quoted = etag if etag.startswith('"') else f'"{etag}"'
     return Call(
         "PATCH",
-        f"{kind.path}/{entity_id}",
-        _read_created,
+        _path_of(kind, entity_id),
         body=[dict(operation) for operation in operations],
         headers={"If-Match": quoted},
         repeatable=True,
@@ -241,9 +258,9 @@ def _create(kind: Kind, name: str, spec_id: str, description: str, members: Mapp
     return Call("POST", kind.path, _read_created, body=body)
 
 
-def enable_dataflow(dataflow: DataflowId) -> Call[Created]:
+def enable_dataflow(dataflow: DataflowId) -> Call[None]:
     """Let a disabled dataflow run again. Source: guide "Update destination dataflows" (lower case, no body)."""
-    return Call("POST", f"/flows/{dataflow}/action", _read_created, query=[("op", "enable")], repeatable=True)
+    return Call("POST", f"{_path_of(DATAFLOWS, dataflow)}/action", query=[("op", "enable")], repeatable=True)
 
 
 def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:
@@ -253,12 +270,12 @@ def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:
 
 def get_run(run: FlowRunId) -> Call[FlowRun]:
     """One flow run. Source: flow-service OpenAPI, GET /runs/{RUN_ID}; ad hoc activation OpenAPI, statusURL."""
-    return Call("GET", f"/runs/{run}", wire.unwrapped(wire.read_flow_run), repeatable=True)
+    return Call("GET", _path("/runs", "flow run ID", run), wire.unwrapped(wire.read_flow_run), repeatable=True)
 
 
 def get_connection_spec(spec: str) -> Call[dict[str, Any]]:
     """What Adobe publishes about one kind of destination, as it stands."""
-    return Call("GET", f"/connectionSpecs/{spec}", wire.unwrapped(dict), repeatable=True)
+    return Call("GET", _path("/connectionSpecs", "connection spec ID", spec), wire.unwrapped(dict), repeatable=True)
 
 
 def list_flow_specs() -> Call[wire.Page]:

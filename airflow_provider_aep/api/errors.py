@@ -117,7 +117,7 @@ class RequestRefused(ReplyError):
 
 
 class AccessDenied(RequestRefused):
-    """Credential, organisation, sandbox or permission is wrong (401, 403). The administrator's move."""
+    """Credential, organisation, sandbox or permission is wrong (401, 403, IMS's 400). The administrator's move."""
 
     advice = "Check the Airflow connection, the sandbox name, and the technical account's role and permissions"
 
@@ -156,6 +156,7 @@ class FlowRunFailed(AepError):
 
     def __init__(self, run: FlowRun, why: str) -> None:
         self.run = run
+        self.why = why
         problems = "; ".join(f"{problem.code}: {problem.message}" for problem in run.errors) or "Adobe gave no error"
         super().__init__(
             f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, "
@@ -163,16 +164,26 @@ class FlowRunFailed(AepError):
             f"{run.failed_records or 0} failed): {problems}"
         )
 
+    def __reduce__(self) -> tuple[type[FlowRunFailed], tuple[FlowRun, str]]:
+        return type(self), (self.run, self.why)
+
+
+# What IMS says, with 400 or 401, of a credential that is wrong. Source: RFC 6749, 5.2; Adobe IMS guide.
+_WRONG_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope"})
+
 
 def refusal(request: str, status: int, *, code: str, message: str, request_id: str) -> RequestRefused:
-    """The refusal that belongs to an HTTP status; 401 and 403 are one case, since Adobe mixes them."""
+    """The refusal that belongs to an HTTP status; 401 and 403 are one case, since Adobe mixes them.
+
+    IMS refuses an unknown client ID with 400, which is no less the administrator's move than a wrong secret.
+    """
     kinds: Mapping[int, type[RequestRefused]] = {
         401: AccessDenied,
         403: AccessDenied,
         404: EntityNotFound,
         412: VersionConflict,
     }
-    kind = kinds.get(status, RequestRefused)
+    kind = AccessDenied if code in _WRONG_CREDENTIAL else kinds.get(status, RequestRefused)
     return kind(request, status=status, code=code, message=message, request_id=request_id)
 
 

@@ -12,58 +12,102 @@ from airflow_provider_aep.api.calls import (
     DATAFLOWS,
     SOURCE_CONNECTIONS,
     TARGET_CONNECTIONS,
+    Kind,
     Now,
     Pause,
     Procedure,
     together,
 )
 from airflow_provider_aep.api.entities import BaseConnection, Dataflow, SourceConnection, TargetConnection
-from airflow_provider_aep.api.errors import EntityExists, PlatformUnavailable
-from airflow_provider_aep.api.procedures import RaceLost, create, discard, find, find_settled, is_first, is_marked, only
+from airflow_provider_aep.api.errors import (
+    AccessDenied,
+    EntityExists,
+    EntityNotFound,
+    PlatformUnavailable,
+    RequestRefused,
+)
+from airflow_provider_aep.api.once import (
+    RaceLost,
+    Wanted,
+    change,
+    create,
+    delete,
+    discard,
+    find,
+    is_first,
+    is_marked,
+    look_for,
+    only,
+    race_if_gone,
+    stand_back,
+)
 from airflow_provider_aep.api.steps import (
     RACE_ROUNDS,
-    discard_leftovers,
-    make_one,
-    reconcile_base_connection,
-    reconcile_dataflow,
-    reconcile_target_connection,
+    discard_marked,
+    find_or_make,
+    flows_of,
+    send_credentials,
+    update_dataflow,
+    update_target,
+    without_rivals,
 )
 from airflow_provider_aep.api.wishes import (
+    Comparison,
     Difference,
     ExportIds,
     ExportWish,
     Manner,
-    _ids,
     adobe_now,
     cannot_change,
-    settle_differences,
+    compare,
+    export_ids,
+    settle,
 )
 
 log = logging.getLogger(__name__)
 
-# A half-made export without a dataflow is left to whoever is at it until its source connection is this old. A maker
-# that needs more than LATE_SECONDS itself looks whether somebody else has taken over. The one must exceed the other by
-# the time that one POST may be under way.
-TAKEOVER_SECONDS = 180
-LATE_SECONDS = 60
+WATCH_SECONDS = 3.0
 
 
 def set_up_export(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
     """Exactly one base, source and target connection and one dataflow; nothing is sent that is not needed.
 
     A first run asks for the four at once, makes base and source side by side, makes the target while it looks whether
-    they are the only ones of their name, and the dataflow last: five round trips with the token. The oldest source
-    connection of the name decides who makes the dataflow, so that two tasks never leave two.
+    they are the only ones of their name, and the dataflow last: five round trips with the token. Later runs ask for the
+    four at once and are done.
+
+    Two tasks never leave two dataflows, because the source connection is a ticket: only who holds the oldest one of the
+    name makes a dataflow. A ticket without a dataflow is watched for a while; then its maker is taken to be dead and
+    the ticket is deleted. Adobe refuses to delete one that a dataflow uses, and to make a dataflow of one that is
+    deleted, so that either the maker or the one who takes over makes it, whatever is still on its way. A later try of
+    the same task uses its own ticket again and, as everybody who did not make the ticket just now, looks afterwards
+    whether its dataflow is the first.
+
+    This rests on three things: a list that shows an entity shows all made before it, it shows each within
+    `settle_seconds`, and Adobe's creation times (milliseconds) follow the order of making. Where one does not hold,
+    two dataflows are possible; the next run of any of the tasks keeps the older one.
 
     Raises:
-        AepError: see the four steps above.
+        EntityExists: `if_exists="fail"`; or what differs cannot be changed.
+        SeveralEntities: others have made several entities of this name.
+        PlatformUnavailable: an outage; what has been made is found by the next try.
     """
+    made: dict[str, Kind] = {}
     for _ in range(RACE_ROUNDS):
         try:
-            return (yield from _set_up_once(wish, manner))
-        except RaceLost:
-            manner = replace(manner, patient=True)
-            yield Pause(1)
+            found = yield from _look(wish, manner)
+            if found.dataflow is None:
+                ids = yield from _complete(wish, found, manner, made)
+            else:
+                ids = yield from _reconcile(wish, found, found.dataflow, manner)
+            # Of rounds that were lost something may be left that lists have not shown yet.
+            yield from _discard_made(made, keep=ids)
+            return ids
+        except (RaceLost, EntityNotFound) as lost:  # what was there a moment ago is there no more
+            reason = lost
+            yield from stand_back()
+    if isinstance(reason, EntityNotFound):
+        raise reason
     raise PlatformUnavailable(
         f"set-up of export {wish.name!r}", message="other tasks are setting up the same export all the time"
     )
@@ -71,169 +115,272 @@ def set_up_export(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
 
 @dataclass
 class _Found:
-    """What is at Adobe already, by name, and what the dataflow is attached to."""
+    """What is at Adobe already: of each kind all of the name, oldest first, and the one that is meant."""
 
-    dataflow: Dataflow | None
-    base: BaseConnection | None
-    source: SourceConnection | None
-    target: TargetConnection | None
-    sources: Sequence[SourceConnection]
-
-    @property
-    def base_connection_id(self) -> str:
-        if self.base:
-            return self.base.id
-        return self.target.base_connection_id if self.target else ""
-
-
-def _set_up_once(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
-    found = yield from _look(wish, manner)
-    if found.dataflow is None:
-        return (yield from _complete(wish, found, manner))
-    return (yield from _reconcile_export(wish, found, found.dataflow, manner))
+    dataflow: Dataflow | None = None
+    base: BaseConnection | None = None
+    source: SourceConnection | None = None
+    target: TargetConnection | None = None
+    bases: Sequence[BaseConnection] = ()
+    sources: Sequence[SourceConnection] = ()
+    targets: Sequence[TargetConnection] = ()
 
 
 def _look(wish: ExportWish, manner: Manner) -> Procedure[_Found]:
     now = yield from adobe_now()
     flow, source, target = wish.dataflow("", "").wanted(now), wish.source.wanted(), wish.target("").wanted()
     base = wish.base.wanted() if wish.base else None
+    is_enough = (lambda found: any(map(source.fits, found))) if manner.if_exists == "update" else bool
     seconds = manner.first_look_seconds
     flows, sources, targets, bases = yield from together(
-        *(find_settled(each, settle_seconds=seconds) if each else None for each in (flow, source, target, base))
+        look_for(flow, settle_seconds=seconds),
+        look_for(source, is_enough, settle_seconds=seconds),
+        look_for(target, settle_seconds=seconds),
+        look_for(base, settle_seconds=seconds) if base else None,
     )
+    flows = yield from without_rivals(flow, flows, manner)
     dataflow = only(flow, flows)
-    found = _Found(
-        dataflow=dataflow,
-        base=only(base, bases) if base else None,
-        source=only(source, sources, attached_to=dataflow.source_connection_id if dataflow else ""),
-        target=only(target, targets, attached_to=dataflow.target_connection_id if dataflow else ""),
-        sources=sources,
-    )
-    if dataflow:
-        # What a dataflow is attached to counts, even where somebody has renamed it.
-        if found.source is None or found.source.id != dataflow.source_connection_id:
-            found.source = yield from calls.get_source_connection(dataflow.source_connection_id)
-        if found.target is None or found.target.id != dataflow.target_connection_id:
-            found.target = yield from calls.get_target_connection(dataflow.target_connection_id)
-    for wanted, several, kept in (
-        (target, targets, found.target),
-        (source, sources, found.source),
-        (base, bases or (), found.base),
-    ):
-        if wanted and kept:
-            yield from discard_leftovers(wanted, several, keep=kept.id, manner=manner)
+    if dataflow is None and sources:
+        dataflow = yield from _flow_of_another_name(wish, sources, targets)
+    found = _Found(dataflow, bases=bases or (), sources=sources, targets=targets)
+    if dataflow is None:
+        # Whose source connection is the oldest counts then, whether it fits or not.
+        found.source = only(replace(source, fits=lambda _source: True), sources)
+        found.target = only(target, targets)
+        found.base = only(base, found.bases) if base else None
+        return found
+    # What the dataflow is attached to counts, even where somebody has renamed it.
+    found.source = only(source, sources, attached_to=dataflow.source_connection_id)
+    if found.source is None or found.source.id != dataflow.source_connection_id:
+        found.source = yield from calls.get_source_connection(dataflow.source_connection_id)
+    found.target = only(target, targets, attached_to=dataflow.target_connection_id)
+    if found.target is None or found.target.id != dataflow.target_connection_id:
+        found.target = yield from calls.get_target_connection(dataflow.target_connection_id)
+    found.base = only(base, found.bases, attached_to=found.target.base_connection_id) if base else None
     return found
 
 
-def _complete(wish: ExportWish, found: _Found, manner: Manner) -> Procedure[ExportIds]:
-    """There is no dataflow yet: make what is missing, and the dataflow last."""
-    maker, settle = manner.maker, manner.settle_seconds
-    source = found.source
-    if source and wish.source.differences(source) and is_marked(source):
-        source = None  # an interrupted set-up with another list of datasets; nothing uses it
-    if source:
-        yield from _leave_to_its_maker(wish, source, manner)
-        settle_differences(SOURCE_CONNECTIONS, source, wish.source.differences(source), manner)
-    base_known = wish.base_connection_id or found.base_connection_id
-    if found.base and wish.base:
-        yield from reconcile_base_connection(wish.base, found.base, manner.sharing())
-    new_base = None if base_known or not wish.base else wish.base.wanted()
-    new_source = None if source else wish.source.wanted()
-    base_made, source_made = yield from together(
-        create(new_base, maker, settle_seconds=settle) if new_base else None,
-        create(new_source, maker, settle_seconds=settle) if new_source else None,
-    )
-    started_ms = yield Now()
-    base_id = base_made or base_known
-    source_id = source_made or (source.id if source else "")
-
-    target_wish = wish.target(base_id)
-    target_id, base_first, source_first = yield from together(
-        reconcile_target_connection(target_wish, found.target, manner)
-        if found.target
-        else create(target_wish.wanted(), maker, settle_seconds=settle),
-        is_first(new_base, base_id, settle_seconds=settle) if new_base else None,
-        is_first(new_source, source_id, settle_seconds=settle) if new_source else None,
-    )
-    if source and not found.target and base_first is not False:  # taken over: somebody may be at it after all
-        source_first = yield from is_first(target_wish.wanted(), target_id, settle_seconds=settle)
-    if base_first is False or source_first is False:
-        if not found.target:
-            yield from discard(TARGET_CONNECTIONS, target_id)
-        if new_source and source_first is False:
-            yield from discard(SOURCE_CONNECTIONS, source_id)
-        if base_first is False:
-            yield from discard(BASE_CONNECTIONS, base_id)
-        raise RaceLost
-
-    flow = wish.dataflow(source_id, target_id).wanted((yield from adobe_now()))
-    dataflow_id = yield from create(flow, maker, settle_seconds=settle)
-    late = (yield Now()) - started_ms > LATE_SECONDS * 1000
-    if (source or late) and not (yield from is_first(flow, dataflow_id, settle_seconds=settle)):
-        yield from discard(DATAFLOWS, dataflow_id)
-        raise RaceLost
-    yield from _discard_unused_sources(found, keep=source_id, manner=manner)
-    return _ids(base_id, source_id, target_id, dataflow_id)
-
-
-def _leave_to_its_maker(wish: ExportWish, source: SourceConnection, manner: Manner) -> Procedure[None]:
-    """A source connection without a dataflow: wait while its maker may still be at it, unless that is ourselves.
+def _flow_of_another_name(
+    wish: ExportWish, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
+) -> Procedure[Dataflow | None]:
+    """The dataflow of this export where somebody has renamed it; making another would export everything twice.
 
     Raises:
-        RaceLost: the maker has finished.
+        EntityExists: the source connection belongs to a dataflow to somewhere else.
     """
-    maker = manner.maker
-    if maker.made(source) or (maker.again and maker.may_have_made(source) and not manner.patient):
-        return
-    told = False
-    while (yield Now()) - source.created_ms < TAKEOVER_SECONDS * 1000:
-        if not told:
-            log.info(
-                "another task is setting up export %r (source connection %s); waiting for it", wish.name, source.id
+    for source in sources:
+        for flow in (yield from flows_of(source.id)):
+            same_kind = flow.spec_id == wish.kind.flow_spec
+            if same_kind and flow.name == wish.name:
+                raise RaceLost  # made this very moment; the look-up by name tells more of it
+            if same_kind and flow.target_connection_id in [each.id for each in targets]:
+                return flow
+            raise EntityExists(
+                f"source connection {source.name!r} ({source.id}) belongs to dataflow {flow.name!r} ({flow.id}), which "
+                f"writes to another destination; delete that dataflow, or give the export another name"
             )
-            told = True
-        yield Pause(3)
-        if (yield from find(wish.dataflow("", "").wanted((yield from adobe_now())))):
+    return None
+
+
+def _complete(wish: ExportWish, found: _Found, manner: Manner, made: dict[str, Kind]) -> Procedure[ExportIds]:
+    """There is no dataflow yet: make what is missing, the dataflow last. `made` collects what this session makes."""
+    seconds = manner.settle_seconds
+    source = yield from _claim(wish, found, manner)
+    target = yield from _usable_target(wish, found)
+    yield from _discard_own(found, keep=[each.id for each in (source, target, found.base) if each], manner=manner)
+    settle(_comparisons(wish, found, source, target), manner)
+    if wish.base and found.base:
+        yield from send_credentials(wish.base, found.base, manner)
+
+    began_ms = yield Now()
+    base = wish.base.wanted() if wish.base and not found.base and not target else None
+    ticket = replace(wish.source.wanted(), fits=lambda _source: True)
+    base_made, source_made = yield from together(
+        _make(base, manner, made) if base else None,
+        None if source else _make(ticket, manner, made),
+    )
+    known_base = wish.base_connection_id or (found.base.id if found.base else "")
+    base_id = base_made or known_base or (target.base_connection_id if target else "")
+    source_id = source.id if source else source_made
+
+    target_wish = wish.target(base_id)
+    base_needed = [] if wish.base_connection_id else [(BASE_CONNECTIONS, base_id)]
+    target_made, base_first, source_first = yield from together(
+        None if target else _make(target_wish.wanted(), manner, made, needs=base_needed),
+        is_first(base, base_id, settle_seconds=seconds) if base else None,
+        is_first(ticket, source_id, settle_seconds=seconds),
+    )
+    if base_first is False or not source_first:
+        yield from _discard_made(
+            made, keep=[*([base_id] if base_first else []), *([source_id] if source_first else [])]
+        )
+        if source and not source_first and manner.maker.owns(source):
+            yield from discard(SOURCE_CONNECTIONS, source_id)
+        raise RaceLost
+    if target:
+        yield from update_target(target_wish, target, manner)
+    target_id = target.id if target else target_made
+
+    flow = wish.dataflow(source_id, target_id).wanted((yield from adobe_now()))
+    needs = [(SOURCE_CONNECTIONS, source_id), (TARGET_CONNECTIONS, target_id)]
+    dataflow_id = yield from _make(flow, manner, made, needs=needs)
+    # Whoever has not made the ticket just now may not be alone with it: others of the same task may have it, too.
+    # Airflow starts another try while this one still runs, if it has heard nothing of it for long.
+    is_late = (yield Now()) - began_ms > (seconds - 1) * 1000
+    if (source or is_late) and not (yield from is_first(flow, dataflow_id, settle_seconds=seconds)):
+        yield from delete(DATAFLOWS, dataflow_id)
+        yield from _discard_made(made, keep=[base_id, source_id, dataflow_id])
+        raise RaceLost
+    ids = export_ids(base_id, source_id, target_id, dataflow_id)
+    yield from _discard_leftovers(found, ids)
+    return ids
+
+
+def _claim(wish: ExportWish, found: _Found, manner: Manner) -> Procedure[SourceConnection | None]:
+    """The ticket: one that is there and ours to use, or None, then one has to be made.
+
+    Raises:
+        RaceLost: another task had it, and has used it or given it up, or it has been taken from it.
+        EntityExists: it is another's and `if_exists="fail"`, or has other datasets and is not this provider's.
+    """
+    source = found.source
+    if source is None:
+        return None
+    different = wish.source.differences(source)
+    if manner.maker.owns(source):
+        if not different:
+            return source
+        yield from discard(SOURCE_CONNECTIONS, source.id)  # an earlier try, with other datasets
+        return None
+    comparison = compare(SOURCE_CONNECTIONS, wish.source, source)
+    if not is_marked(source):
+        if different and manner.if_exists == "update":
+            raise EntityExists(cannot_change(comparison))
+        return source
+    if manner.if_exists == "fail":
+        settle([comparison], manner)
+    yield from _watch(wish, source, manner)
+    log.warning("export %r: who made source connection %s has not gone on; taking over", wish.name, source.id)
+    for dead in found.sources:
+        if is_marked(dead) and not manner.maker.owns(dead):
+            try:
+                yield from delete(SOURCE_CONNECTIONS, dead.id)
+            except AccessDenied:
+                raise
+            except RequestRefused as refusal:  # a dataflow uses it, which lists do not show yet
+                log.info("source connection %s is in use after all: %s", dead.id, refusal)
+    raise RaceLost
+
+
+def _watch(wish: ExportWish, source: SourceConnection, manner: Manner) -> Procedure[None]:
+    """Wait while the maker of a source connection may still be at it.
+
+    Raises:
+        RaceLost: there is a dataflow now, or the source connection is gone.
+    """
+    log.info("another task is setting up export %r (source connection %s); waiting for it", wish.name, source.id)
+    flow = wish.dataflow("", "").wanted((yield from adobe_now()))
+    waited = 0.0
+    while waited < manner.takeover_seconds:
+        yield Pause(WATCH_SECONDS)
+        waited += WATCH_SECONDS
+        flows, sources = yield from together(find(flow), find(wish.source.wanted()))
+        if flows or source.id not in [each.id for each in sources]:
             raise RaceLost
 
 
-def _reconcile_export(wish: ExportWish, found: _Found, dataflow: Dataflow, manner: Manner) -> Procedure[ExportIds]:
-    """The dataflow is there: compare, and change what differs if that is wanted."""
-    now = yield from adobe_now()
-    assert found.source
-    assert found.target
+def _usable_target(wish: ExportWish, found: _Found) -> Procedure[TargetConnection | None]:
+    """The target connection, unless it is one that an interrupted set-up has left at another login."""
+    target = found.target
+    if target and is_marked(target) and any(each.is_fixed for each in _compare_target(wish, found, target).differences):
+        yield from discard(TARGET_CONNECTIONS, target.id)
+        return None
+    return target
+
+
+def _compare_target(wish: ExportWish, found: _Found, target: TargetConnection) -> Comparison:
+    base = wish.base_connection_id or (found.base.id if found.base else "")
+    comparison = compare(TARGET_CONNECTIONS, wish.target(base), target)
+    if wish.base and not found.base:
+        missing = Difference("base connection", repr(wish.base.name), target.base_connection_id, is_fixed=True)
+        return comparison._replace(differences=[missing, *comparison.differences])
+    return comparison
+
+
+def _comparisons(
+    wish: ExportWish, found: _Found, source: SourceConnection | None, target: TargetConnection | None
+) -> list[Comparison]:
+    comparisons = []
     if wish.base and found.base:
-        yield from reconcile_base_connection(wish.base, found.base, manner.sharing())
-    elif wish.base:
-        missing = Difference("base connection", repr(wish.base.name), found.target.base_connection_id)
-        if manner.if_exists == "update":
-            raise EntityExists(cannot_change(TARGET_CONNECTIONS, found.target, [missing]))
-        settle_differences(TARGET_CONNECTIONS, found.target, [missing], manner)
-    target_wish = wish.target(wish.base_connection_id or (found.base.id if found.base else ""))
-    yield from reconcile_target_connection(target_wish, found.target, manner)
-
-    source_id: str = found.source.id
-    different = wish.source.differences(found.source)
-    settle_differences(SOURCE_CONNECTIONS, found.source, different, manner)
-    if different and manner.if_exists == "update":
-        ready = [source.id for source in found.sources if not wish.source.differences(source)]
-        source_id = ready[0] if ready else (yield from make_one(wish.source.wanted(), manner))
-    flow_wish = wish.dataflow(source_id, dataflow.target_connection_id)
-    yield from reconcile_dataflow(flow_wish, dataflow, manner, now)
-    if source_id != found.source.id and is_marked(found.source):
-        yield from discard(SOURCE_CONNECTIONS, found.source.id)
-    yield from _discard_unused_sources(found, keep=source_id, manner=manner)
-    return _ids(found.target.base_connection_id, source_id, dataflow.target_connection_id, dataflow.id)
+        comparisons.append(compare(BASE_CONNECTIONS, wish.base, found.base, is_shared=True))
+    if source:
+        comparisons.append(compare(SOURCE_CONNECTIONS, wish.source, source))
+    if target:
+        comparisons.append(_compare_target(wish, found, target))
+    return comparisons
 
 
-def _discard_unused_sources(found: _Found, *, keep: str, manner: Manner) -> Procedure[None]:
-    """Remove source connections that an interrupted change has left beside the one in use.
+def _make(
+    wanted: Wanted, manner: Manner, made: dict[str, Kind], *, needs: Sequence[tuple[Kind, str]] = ()
+) -> Procedure[str]:
+    """`create` for an entity that may need others, which another task may remove meanwhile."""
+    try:
+        entity_id = yield from create(wanted, manner.maker, settle_seconds=manner.settle_seconds)
+    except RequestRefused as refusal:
+        yield from race_if_gone(refusal, *needs)
+    made[entity_id] = wanted.kind
+    return entity_id
 
-    Those of other tasks only when they are old enough for their makers to be done with them.
-    """
-    now_ms = yield Now()
-    for source in found.sources:
-        unused = source.id not in (keep, found.source.id if found.source and found.dataflow else "")
-        old = now_ms - source.created_ms > TAKEOVER_SECONDS * 1000
-        if unused and is_marked(source) and (old or manner.maker.may_have_made(source)):
-            yield from discard(SOURCE_CONNECTIONS, source.id)
+
+def _discard_made(made: dict[str, Kind], *, keep: Sequence[str]) -> Procedure[None]:
+    """Remove what this session has made in vain, the last first: Adobe deletes nothing that others are attached to."""
+    for entity_id in [each for each in reversed(made) if each not in keep]:
+        yield from discard(made.pop(entity_id), entity_id)
+
+
+def _reconcile(wish: ExportWish, found: _Found, dataflow: Dataflow, manner: Manner) -> Procedure[ExportIds]:
+    """The dataflow is there: compare, and change what differs if that is wanted."""
+    source, target = found.source, found.target
+    assert source
+    assert target
+    # That its source connection has other datasets is told once, not also as another source connection.
+    as_it_is = compare(DATAFLOWS, wish.dataflow(source.id, target.id), dataflow)
+    settle([*_comparisons(wish, found, source, target), as_it_is], manner)
+    source_id: str = source.id
+    if manner.if_exists == "update":
+        if wish.base and found.base:
+            yield from send_credentials(wish.base, found.base, manner)
+        yield from update_target(wish.target(target.base_connection_id), target, manner)
+        if wish.source.differences(source):
+            source_id = (yield from find_or_make(wish.source.wanted(), manner, only_fitting=True)).id
+        elif source.name != wish.name:
+            yield from change(SOURCE_CONNECTIONS, source.id, wish.source.operations)
+    try:
+        yield from update_dataflow(wish.dataflow(source_id, target.id), dataflow, manner, (yield from adobe_now()))
+    except RequestRefused as refusal:
+        yield from race_if_gone(refusal, (SOURCE_CONNECTIONS, source_id), (DATAFLOWS, dataflow.id))
+    ids = export_ids(target.base_connection_id, source_id, target.id, dataflow.id)
+    if source_id != source.id:  # the dataflow has left it, and `update_dataflow` has removed it
+        found.sources = [each for each in found.sources if each.id != source.id]
+    yield from _discard_leftovers(found, ids)
+    return ids
+
+
+def _discard_own(found: _Found, *, keep: Sequence[str], manner: Manner) -> Procedure[None]:
+    """Remove what this task has made and does not go on with, in an order that Adobe accepts."""
+    for kind, entities in (
+        (TARGET_CONNECTIONS, found.targets),
+        (SOURCE_CONNECTIONS, found.sources),
+        (BASE_CONNECTIONS, found.bases),
+    ):
+        for entity in entities:
+            if entity.id not in keep and manner.maker.owns(entity):
+                yield from discard(kind, entity.id)
+
+
+def _discard_leftovers(found: _Found, ids: ExportIds) -> Procedure[None]:
+    """Remove what interrupted set-ups and changes have left beside the entities in use, whoever made it."""
+    yield from discard_marked(TARGET_CONNECTIONS, found.targets, keep=ids.target_connection_id)
+    yield from discard_marked(SOURCE_CONNECTIONS, found.sources, keep=ids.source_connection_id)
+    # Other exports share a base connection: of several the oldest stays, which is the one that they choose.
+    yield from discard_marked(BASE_CONNECTIONS, found.bases[1:], keep=ids.base_connection_id)

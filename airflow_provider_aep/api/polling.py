@@ -1,235 +1,254 @@
 """One question to Adobe for many awaited runs: the cheapest sound one, and a simpler one where Adobe refuses it.
 
-The rule. Let W be Adobe's time at the beginning of the previous complete poll, less `OVERLAP_MS`. A poll reads
+The rule. Let W be Adobe's time at the beginning of the last poll that brought all that was known up to date, less
+`OVERLAP_MS`. A poll
 
-1. every run changed since W (`updatedAt>=W`), on all its pages, or else every awaited run by its ID;
-2. what is awaited since the last poll, by ID or by dataflow, however old the run is;
-3. one more part of a hundred of what is awaited, in rotation, so that even a change that Adobe does not date is found.
+1. looks up what nobody has asked for yet, by run ID or, where the run is not known yet, by dataflow;
+2. reads every run changed since W (`updatedAt>=W`, all pages), or looks up everything where that costs no more: where
+   it is two questions at most, where the changes are many, or where Adobe refuses the filter;
+3. looks up one more part of a hundred of what is known, in rotation.
 
-A change is missed only if Adobe's lists show it more than `OVERLAP_MS` after the date that it bears, and then only
-until the rotation comes round. Equal times, a list that shifts while it is read and clocks that differ by less than
-the overlap change nothing: each change is read by every poll for ten minutes, and to read it twice does no harm. The
-time of this machine is never compared with Adobe's.
+A wait without a run gets one only from a complete list of its own dataflow; a change merely says whom to look up. So it
+is the earliest run that Adobe shows, however late others appear, and it is never changed for another. A change is seen
+by the next poll if Adobe's lists show it within `OVERLAP_MS` of the date that it bears, and by the rotation otherwise.
+Equal times do no harm, since a change is read again and again until W has passed it; nor does a list that shifts while
+it is read: it is sorted by a date that never changes, or what moves has just been changed and is read by the next poll.
+A failed question leaves W where it was. This machine's time is used only until Adobe's is known, and only to ask for
+more than is needed.
 
 Source: destinations OpenAPI, parameter `property` of GET /runs; sorting and filtering guide (operators, OR by commas,
-times in milliseconds). Which fields of a run may be compared is not listed there, hence the fall-back.
+times in milliseconds). Which fields of a run may be compared is not listed there, hence the simpler questions.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, combinations
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Now, Procedure, together
-from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.errors import AepError, RequestRefused
-from airflow_provider_aep.api.procedures import all_items
-from airflow_provider_aep.api.wire import read_flow_run
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from airflow_provider_aep.api.calls import Call, Now, Procedure, together
+from airflow_provider_aep.api.errors import AepError, PlatformUnavailable, ReplyError, RequestRefused, UnexpectedReply
+from airflow_provider_aep.api.watchlist import PART, Item, Learned, Part, Watchlist, parts_of
+from airflow_provider_aep.api.wire import Page, continuation_token
 
 OVERLAP_MS = 600_000
-PART = 100  # IDs in one question: with 36 characters each, its address stays far below 8,000
-_ID_CHARACTERS = 6_000  # ... and where IDs are longer, this many characters of them at the most
-PAGES_BEFORE_SWEEP = 2
-MOST_SINGLY = 20  # so many waits are asked for one by one before the whole listing is read instead
+ABREAST = 6  # questions on their way at a time
+_MOST_QUESTIONS = 2  # so many are cheaper than to ask for changes
+_MOST_ROUNDS = 5  # so often the front of an unsorted list is read again while it goes on changing
+_MOST_TROUBLES = 3  # failures in one poll after which it is given up: Adobe has an outage
 
-# Refusals of a filter or an order. Source: Flow Service error catalogue.
-_ORDER_CODES = frozenset({1424, 1432, 1433})
-_FILTER_CODES = frozenset({*range(1440, 1444), *range(1448, 1455), 1423}) | _ORDER_CODES
-
-
-@dataclass(eq=False, slots=True)
-class Awaited:
-    """One awaited run: a given one, or the earliest of a dataflow created at or after `since_ms`; then pinned."""
-
-    dataflow_id: DataflowId
-    since_ms: int
-    run_id: FlowRunId | None = None
-    run: FlowRun | None = None  # as last seen
-    looked_up: bool = False
-
-    def take(self, run: FlowRun) -> None:
-        """Note a newer reading; an older one, from a slower page, is passed over."""
-        self.run_id = run.id
-        if self.run is None or (run.updated_ms, run.has_ended) >= (self.run.updated_ms, self.run.has_ended):
-            self.run = run
+# Refusals of a filter, an order, or an ID in it. Source: Flow Service error catalogue.
+_FILTER_CODES = frozenset({1401, 1423, 1424, 1429, 1430, 1432, 1433, 1439, *range(1440, 1444), *range(1448, 1455)})
 
 
-@dataclass
-class Memory:
-    """What a watch has learned: since when to ask, what Adobe refuses, how long runs take."""
-
-    since_ms: int = 0
-    refused: set[str] = field(default_factory=set)  # of "updatedAt", "createdAt", "lists", "orderby"
-    durations_ms: dict[DataflowId, int] = field(default_factory=dict)
-    turn: int = 0
+class _ListsRefused(AepError):
+    """Adobe takes one ID in a question but not two; the poll begins anew without."""
 
 
-class _AskAgain(AepError):
-    """Adobe refused a means of asking; it is noted in the memory, and the question is put without it."""
-
-
-def poll(awaited: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    """Bring what is awaited up to date: each gets its `run` as Adobe has it now.
+def poll(watched: Watchlist) -> Procedure[None]:
+    """Bring what is awaited up to date.
 
     Raises:
-        AepError: a question failed; what the others have answered is noted all the same.
+        ReplyError: a question failed; what the others have answered is taken all the same.
     """
-    began_ms = yield Now()
+    began_ms: int = yield Now()
     while True:
+        troubles: list[ReplyError] = []
         try:
-            yield from _ask(awaited, memory)
-        except _AskAgain:
+            complete = yield from _ask(watched, began_ms, troubles)
+        except _ListsRefused:
             continue
         break
-    memory.since_ms = began_ms - OVERLAP_MS
+    if complete:
+        # Before its first reply a session knows this machine's time only; the second look is at Adobe's.
+        ended_ms: int = yield Now()
+        watched.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
+    if troubles:
+        raise max(troubles, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
 
 
-def _using(memory: Memory, means: Sequence[str], question: Procedure[T]) -> Procedure[T]:
-    """Put a question that uses these means, the most demanding first; a refusal is remembered for the process."""
-    try:
-        return (yield from question)
-    except RequestRefused as refusal:
-        number = refusal.code.removeprefix("FLOW-").partition("-")[0]
-        if not means or not number.isdecimal() or int(number) not in _FILTER_CODES:
-            raise
-        refused = "orderby" if int(number) in _ORDER_CODES and "orderby" in means else means[0]
-        if refused not in memory.refused:
-            memory.refused.add(refused)
-            log.warning("Adobe refuses a filter; asking without %s from now on: %s", refused, refusal)
-        raise _AskAgain from None
+def _ask(watched: Watchlist, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
+    """Put the questions of one poll. Returns whether what was known is up to date."""
+    learned = watched.learned
+    known = watched.known(now_ms, at_most=_MOST_QUESTIONS)
+    yield from _look_up(watched, watched.fresh(now_ms), troubles)
+    if known == []:
+        return True
+    if _is_hopeless(troubles):
+        return False
+    refusal = None
+    if known is None:
+        if watched.since_ms and "updatedAt" not in learned.refused:
+            try:
+                known = yield from _read_changes(watched, now_ms)
+            except ReplyError as error:
+                if not (isinstance(error, RequestRefused) and _refuses_filter(error)):
+                    troubles.append(error)
+                    return False
+                refusal = error
+        if known is None:
+            known = watched.known(now_ms) or []
+    before = len(troubles)
+    yield from _look_up(watched, known, troubles)
+    if refusal and len(troubles) == before:
+        learned.refuse({"updatedAt"}, refusal)
+    return len(troubles) == before
 
 
-def _ask(awaited: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    if "lists" in memory.refused and len(awaited) > MOST_SINGLY:
-        yield from _read_listing(awaited, memory)
-        return
-    fresh = [each for each in awaited if not each.looked_up]
-    known = [each for each in awaited if each.looked_up]
-    if "updatedAt" in memory.refused or not memory.since_ms or len(fresh) == len(awaited):
-        yield from _look_up(awaited, memory)
-        return
-    yield from _look_up(fresh, memory)
-    if len(known) <= PART:
-        # As many requests as for the changes, and nothing to infer.
-        yield from _look_up(known, memory)
-    elif (yield from _read_changes(known, memory)):
-        yield from _look_up(_in_turn(known, memory), memory)
-    else:
-        yield from _look_up(known, memory)
+def _read_changes(watched: Watchlist, now_ms: int) -> Procedure[list[Part] | None]:
+    """Take the runs changed since W. Returns what is left to look up; None if there are too many changes to read."""
+    most = _MOST_QUESTIONS + watched.size // PART // 8
+    changed = f"updatedAt>={watched.since_ms}"
+    page, _ = yield from _first_page(
+        ["orderby"], watched.learned, lambda used: calls.list_runs(changed, order="-updatedAt" if used else "")
+    )
+    calling = watched.note(page.items)
+    for _ in range(most):
+        if not page.next_href:
+            return [*parts_of(calling, watched.learned, now_ms), *watched.next_part(now_ms)]
+        page = yield from _next_page(page)
+        calling |= watched.note(page.items)
+    return None
 
 
-def _in_turn(known: Sequence[Awaited], memory: Memory) -> Sequence[Awaited]:
-    """The next hundred, pinned ones apart from the others so that it is one question."""
-    groups = [[each for each in known if each.run_id], [each for each in known if not each.run_id]]
-    parts = [group[at : at + PART] for group in groups for at in range(0, len(group), PART)]
-    memory.turn += 1
-    return parts[memory.turn % len(parts)]
+def _look_up(watched: Watchlist, parts: Iterable[Part], troubles: list[ReplyError]) -> Procedure[None]:
+    """Put a question for each part, a few side by side; once Adobe is in trouble no more are begun."""
+    waiting = deque(parts)
+
+    def some() -> Procedure[None]:
+        while waiting and not _is_hopeless(troubles):
+            try:
+                yield from _look_up_part(watched, waiting.popleft())
+            except ReplyError as error:
+                troubles.append(error)
+
+    yield from together(*(some() for _ in range(min(ABREAST, len(waiting)))))
 
 
-def _read_changes(known: Sequence[Awaited], memory: Memory) -> Procedure[bool]:
-    """Read the runs changed since the last poll; False where they are so many that asking by ID is cheaper."""
-    most = PAGES_BEFORE_SWEEP + len(known) // PART // 8
-    order = "" if "orderby" in memory.refused else "-updatedAt"
-    means = ["updatedAt", *(["orderby"] if order else [])]
-    first = calls.list_runs(f"updatedAt>={memory.since_ms}", order=order)
-    pages = [(yield from _using(memory, means, iter(first)))]
-    while pages[-1].next_href and len(pages) < most:
-        pages.append((yield from calls.next_page(pages[-1].next_href)))
-    _note([item for page in pages for item in page.items], known, memory)
-    return not pages[-1].next_href
-
-
-def _look_up(awaited: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    """Ask by run ID for what is pinned and by dataflow for the rest, a hundred at a time, side by side."""
-    pinned = [each for each in awaited if each.run_id]
-    unpinned = [each for each in awaited if not each.run_id]
-    yield from together(
-        *(_look_up_pinned(part, memory) for part in _parts(pinned, memory, lambda each: each.run_id or "")),
-        *(_look_up_unpinned(part, memory) for part in _parts(unpinned, memory, lambda each: each.dataflow_id)),
+def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
+    return len(troubles) >= _MOST_TROUBLES or any(
+        isinstance(each, RequestRefused) or each.retry_after_seconds is not None for each in troubles
     )
 
 
-def _look_up_pinned(part: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    ids = list(dict.fromkeys(str(each.run_id) for each in part))
-    means = ["lists"] if len(ids) > 1 else []
-    items = yield from _using(memory, means, all_items(calls.list_runs("id==" + ",".join(ids), order="")))
-    _note(items, part, memory)
-    _mark(part)
+def _look_up_part(watched: Watchlist, part: Part) -> Procedure[None]:
+    """Put one question; one that is refused is halved until it is known which ID, or any list, is refused."""
+    try:
+        items = yield from _list(part, watched.learned)
+    except RequestRefused as refusal:
+        if part.whole or not _refuses_filter(refusal):
+            raise
+        if len(part) == 1:
+            watched.fail(part, refusal)
+            return
+        for half in part.halves():
+            yield from _look_up_part(watched, half)
+        if len(part) == 2 and not any(each.error for each in part):
+            watched.learned.refuse({"lists"}, refusal)
+            raise _ListsRefused from None
+    else:
+        watched.settle(part, items)
 
 
-def _look_up_unpinned(part: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    ids = list(dict.fromkeys(each.dataflow_id for each in part))
-    means = ["lists"] if len(ids) > 1 else []
-    filters = ["flowId==" + ",".join(ids)]
-    since_ms = min(each.since_ms for each in part)
-    if since_ms > 0 and "createdAt" not in memory.refused:
-        filters.append(f"createdAt>={since_ms}")
-        means.insert(0, "createdAt")
-    items = yield from _using(memory, means, all_items(calls.list_runs(*filters, order="")))
-    _note(items, part, memory)
-    _mark(part)
+def _list(part: Part, learned: Learned) -> Procedure[list[Item]]:
+    """The runs that a part asks for: all of them, or so many that the others do not matter."""
+    since_ms = part.since_ms
+    means = [] if part.runs and not part.whole else ["orderby", *(["createdAt"] if since_ms > 0 else [])]
+
+    def order(used: set[str]) -> str:
+        if "orderby" not in used:
+            return ""
+        # Oldest first, to stop at the earliest; newest first where the list goes back further than any wait does.
+        return "createdAt" if part.dataflows and ("createdAt" in used or part.looks_back_to_ms <= 0) else "-createdAt"
+
+    def question(used: set[str]) -> Call[Page]:
+        recent = (f"createdAt>={since_ms}",) if "createdAt" in used else ()
+        return calls.list_runs(*part.filters, *recent, order=order(used))
+
+    items: dict[str, Item] = {}
+    page, used = yield from _first_page(means, learned, question)
+    is_long = bool(page.next_href)
+    yield from _read(page, items, lambda _page: part.is_answered(list(items.values()), order(used), since_ms))
+    if is_long and not order(used):
+        yield from _read_front_again(items, question(used))
+    return list(items.values())
 
 
-def _read_listing(awaited: Sequence[Awaited], memory: Memory) -> Procedure[None]:
-    """The last resort: the list itself, newest first as far back as anything is awaited, or whole."""
-    oldest = min(each.run.created_ms if each.run else each.since_ms for each in awaited)
-    ordered = "orderby" not in memory.refused and all(each.run or not each.run_id for each in awaited)
+def _first_page(
+    means: Sequence[str], learned: Learned, question: Callable[[set[str]], Call[Page]]
+) -> Procedure[tuple[Page, set[str]]]:
+    """The first page of a question that uses these means, or as many of them as Adobe takes. Returns those used, too.
 
-    def reaches_back(items: list[dict[str, Any]]) -> bool:
-        created = [int(item.get("createdAt") or 0) for item in items]
-        return ordered and bool(created) and created[-1] < oldest and created == sorted(created, reverse=True)
-
-    order = "" if "orderby" in memory.refused else "-createdAt"
-    listing = all_items(calls.list_runs(order=order), enough=reaches_back)
-    _note((yield from _using(memory, ["orderby"] if order else [], listing)), awaited, memory)
-    _mark(awaited)
-
-
-def _note(items: Iterable[dict[str, Any]], awaited: Sequence[Awaited], memory: Memory) -> None:
-    """Give each awaited one its run. Only runs that concern somebody are read at all.
-
-    Candidates are taken in the order of their creation, so that the earliest of several pins.
+    Raises:
+        RequestRefused: the question is refused without any of them.
     """
-    by_run: dict[str, list[Awaited]] = {}
-    by_dataflow: dict[str, list[Awaited]] = {}
-    for each in awaited:
-        if each.run_id:
-            by_run.setdefault(each.run_id, []).append(each)
+    taken = [each for each in means if each not in learned.refused]
+    refusal: RequestRefused | None = None
+    for lacking in chain.from_iterable(combinations(taken, number) for number in range(len(taken) + 1)):
+        used = set(taken) - set(lacking)
+        try:
+            page = yield from question(used)
+        except RequestRefused as error:
+            if not _refuses_filter(error):
+                raise
+            refusal = refusal or error
         else:
-            by_dataflow.setdefault(each.dataflow_id, []).append(each)
-    concerned = [item for item in items if item["id"] in by_run or item.get("flowId") in by_dataflow]
-    for item in sorted(concerned, key=lambda item: (int(item.get("createdAt") or 0), item["id"])):
-        run = read_flow_run(item)
-        if run.completed_ms and run.has_ended:
-            memory.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
-        for each in by_run.get(run.id, ()):
-            each.take(run)
-        for each in by_dataflow.get(run.dataflow_id, ()):
-            if run.created_ms >= each.since_ms and each.run_id in (None, run.id):
-                each.take(run)
+            if refusal:
+                learned.refuse(lacking, refusal)
+            return page, used
+    assert refusal
+    raise refusal
 
 
-def _mark(part: Sequence[Awaited]) -> None:
-    for each in part:
-        each.looked_up = True
+def _read(page: Page, items: dict[str, Item], enough: Callable[[Page], bool]) -> Procedure[None]:
+    """Add the items of this page and of those after it, until one is enough or the last."""
+    seen: set[str] = set()
+    while True:
+        items.update({item["id"]: item for item in page.items if item.get("id")})
+        if not page.next_href or enough(page):
+            return
+        token = continuation_token(page.next_href)
+        if token in seen:
+            raise UnexpectedReply("GET /runs", message="a continuation token came twice; the list has no end")
+        seen.add(token)
+        page = yield from _next_page(page)
 
 
-def _parts(awaited: Sequence[Awaited], memory: Memory, id_of: Callable[[Awaited], str]) -> Iterator[list[Awaited]]:
-    most = 1 if "lists" in memory.refused else PART
-    part: list[Awaited] = []
-    characters = 0
-    for each in awaited:
-        size = len(id_of(each)) + 3  # a comma is sent as %2C
-        if part and (len(part) == most or characters + size > _ID_CHARACTERS):
-            yield part
-            part, characters = [], 0
-        part.append(each)
-        characters += size
-    if part:
-        yield part
+def _next_page(page: Page) -> Procedure[Page]:
+    """The page after this one. As the first was answered, a refusal is about the token and says nothing of filters."""
+    try:
+        return (yield from calls.next_page(page.next_href))
+    except RequestRefused as error:
+        if not _refuses_filter(error):
+            raise
+        raise PlatformUnavailable(
+            error.request,
+            status=error.status,
+            code=error.code,
+            message=f"the list broke off: {error.message}",
+            request_id=error.request_id,
+        ) from None
+
+
+def _read_front_again(items: dict[str, Item], question: Call[Page]) -> Procedure[None]:
+    """Where Adobe takes no order, what changed while the list was read may have moved to its front, out of our way.
+
+    The front is read until it shows nothing new. Source of Adobe's own order, most recently created or updated first:
+    destinations OpenAPI, parameter `orderby`.
+    """
+    for _ in range(_MOST_ROUNDS):
+        stamps = {run_id: item.get("updatedAt") for run_id, item in items.items()}
+
+        def is_known(page: Page, stamps: Mapping[str, object] = stamps) -> bool:
+            return all(stamps.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
+
+        front = yield from question
+        if is_known(front):
+            return
+        yield from _read(front, items, is_known)
+
+
+def _refuses_filter(error: RequestRefused) -> bool:
+    number = error.code.removeprefix("FLOW-").partition("-")[0]
+    return number.isdecimal() and int(number) in _FILTER_CODES

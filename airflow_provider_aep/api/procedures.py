@@ -1,36 +1,17 @@
-"""Work made of several calls, written once as generators: lists, look-ups, safe creation, change and removal."""
+"""Work made of several calls, written once as generators: lists, datasets, access, and which run is meant."""
 
 from __future__ import annotations
 
 import fnmatch
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
-from airflow_provider_aep.api.calls import Call, Created, Kind, Pause, Procedure
-from airflow_provider_aep.api.entities import DataflowId, Dataset, Entity, FlowRun, FlowRunId, awaited_run
-from airflow_provider_aep.api.errors import (
-    AepError,
-    EntityNotFound,
-    InvalidExport,
-    OutcomeUnknown,
-    PlatformUnavailable,
-    ReplyError,
-    RequestRefused,
-    SeveralEntities,
-    UnexpectedReply,
-    VersionConflict,
-)
+from airflow_provider_aep.api.calls import Call, Procedure
+from airflow_provider_aep.api.entities import DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
+from airflow_provider_aep.api.errors import InvalidExport, ReplyError, RequestRefused, UnexpectedReply
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
-
-log = logging.getLogger(__name__)
-
-MARK = "Made by airflow-provider-aep"
-CHANGE_ROUNDS = 3
-CREATE_ROUNDS = 4
 
 
 def all_items(
@@ -137,194 +118,6 @@ def _step_of(error: ReplyError) -> str:
     if error.request.endswith(TOKEN_PATH):
         return "The token request"
     return "The Flow Service right" if isinstance(error, RequestRefused) else "The way to Adobe"
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Who sets something up, written into the description of what it makes.
-
-    `task` is the same in every try of one task of one DAG run, `session` is not; `again` says that an earlier try may
-    have made something that lists do not show yet.
-    """
-
-    task: str
-    session: str
-    again: bool = False
-
-    @property
-    def description(self) -> str:
-        return f"{self.prefix} [{self.session}]"
-
-    @property
-    def prefix(self) -> str:
-        return f"{MARK} for {self.task}"
-
-    def made(self, entity: Entity) -> bool:
-        """This very session made it."""
-        return entity.description == self.description
-
-    def may_have_made(self, entity: Entity) -> bool:
-        """This session or an earlier try of the same task made it."""
-        return entity.description.startswith(self.prefix + " [")
-
-
-def is_marked(entity: Entity) -> bool:
-    """It was made by this provider, for whatever task."""
-    return entity.description.startswith(MARK)
-
-
-class RaceLost(AepError):
-    """Another task made the same entity a little earlier; the set-up begins again with what that one made."""
-
-    is_final = False
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One entity as the user wants it: where to look for it, how to make it, and whether a found one fits."""
-
-    kind: Kind
-    name: str
-    spec_id: str
-    create: Callable[[str], Call[Created]]  # takes the description
-    fits: Callable[[Any], bool] = lambda _entity: True
-
-
-def find(wanted: Wanted) -> Procedure[list[Any]]:
-    """Entities of this name and spec, the oldest first. The name is compared again here, letter by letter."""
-    items = yield from all_items(calls.named(wanted.kind, wanted.name, wanted.spec_id))
-    entities = [wanted.kind.read(item) for item in items]
-    same = [entity for entity in entities if entity.name == wanted.name and entity.spec_id == wanted.spec_id]
-    return sorted(same, key=lambda entity: (entity.created_ms, entity.id))
-
-
-def find_settled(wanted: Wanted, *, settle_seconds: float) -> Procedure[list[Any]]:
-    """The same, but an empty list is believed only after `settle_seconds`: lists may show an entity late."""
-    waited, pause = 0.0, 0.5
-    while True:
-        found = yield from find(wanted)
-        if found or waited >= settle_seconds:
-            return found
-        pause = min(pause * 2, settle_seconds - waited)
-        yield Pause(pause)
-        waited += pause
-
-
-def create(wanted: Wanted, maker: Maker, *, settle_seconds: float) -> Procedure[str]:
-    """Make an entity exactly once, whatever becomes of the replies. Returns its ID.
-
-    After an ambiguous failure it looks for what it may have made, and sends again only when there is nothing.
-
-    Raises:
-        RaceLost: another task has made an entity of this name meanwhile.
-    """
-    for attempt in range(1, CREATE_ROUNDS + 1):
-        try:
-            made = yield from wanted.create(maker.description)
-        except OutcomeUnknown as unknown:
-            log.info("%s; looking for what it may have made", unknown)
-            found = yield from find_settled(wanted, settle_seconds=settle_seconds)
-            ours = [entity for entity in found if maker.made(entity)]
-            if ours:
-                log.info("found %s %s %r, made by that request", wanted.kind.title, ours[0].id, wanted.name)
-                return str(ours[0].id)
-            if any(wanted.fits(entity) for entity in found):
-                raise RaceLost from None
-            if attempt == CREATE_ROUNDS:
-                raise
-        else:
-            log.info("created %s %s %r", wanted.kind.title, made.id, wanted.name)
-            return made.id
-    raise AssertionError("unreachable")
-
-
-def is_first(wanted: Wanted, entity_id: str, *, settle_seconds: float) -> Procedure[bool]:
-    """Whether what we have just made is the oldest of its name.
-
-    The list is read until it shows our own entity: if lists show entities in the order of their making, it then shows
-    an older one too. So of two tasks that make the same thing at once both agree whose stays. One that does not show
-    within `settle_seconds` is taken to be alone.
-    """
-    waited, pause = 0.0, 0.5
-    while True:
-        found = [entity for entity in (yield from find(wanted)) if wanted.fits(entity)]
-        if found or waited >= settle_seconds:
-            break
-        yield Pause(pause)
-        waited += pause
-        pause *= 2
-    first = not found or found[0].id == entity_id
-    if not first:
-        log.info("%s %r was made by another task first: %s", wanted.kind.title, wanted.name, found[0].id)
-    return first
-
-
-def only(wanted: Wanted, found: Sequence[Any], *, attached_to: str = "") -> Any | None:
-    """The one of those found that is meant, or None.
-
-    Several of one name are in order only where this provider made them: an interrupted change leaves two source
-    connections, a lost race two of anything. Then the one in use is meant, or the oldest that fits.
-
-    Raises:
-        SeveralEntities: somebody else made one of them.
-    """
-    if len(found) > 1 and not all(is_marked(entity) for entity in found):
-        listed = ", ".join(f"{entity.id} ({entity.state or 'no state'})" for entity in found)
-        raise SeveralEntities(
-            f"{len(found)} {wanted.kind.title}s are named {wanted.name!r}: {listed}. "
-            "Delete or rename all but one, or give the export another name."
-        )
-    in_use = [entity for entity in found if entity.id == attached_to]
-    fitting = [entity for entity in found if wanted.fits(entity)]
-    return next(iter([*in_use, *fitting, *found]), None)
-
-
-def delete(kind: Kind, entity_id: str) -> Procedure[None]:
-    """Delete an entity; one that is gone already is deleted."""
-    try:
-        yield from calls.delete_entity(kind, entity_id)
-    except EntityNotFound:
-        pass
-    else:
-        log.info("deleted %s %s", kind.title, entity_id)
-
-
-def discard(kind: Kind, entity_id: str) -> Procedure[None]:
-    """Delete what is of no use any more; a refusal is told and costs nobody the export."""
-    try:
-        yield from delete(kind, entity_id)
-    except (RequestRefused, PlatformUnavailable) as error:
-        log.warning("%s %s is left over and could not be deleted: %s", kind.title, entity_id, error)
-
-
-def change(kind: Kind, entity_id: str, operations_for: Callable[[Any], Sequence[Mapping[str, Any]]]) -> Procedure[Any]:
-    """Change an entity by JSON Patch with `If-Match`, from a fresh copy each time. Returns the last copy read.
-
-    `operations_for` is given the entity as it is and answers what is left to be done; nothing left means done, which
-    is also how a PATCH whose reply was lost is recognised.
-
-    Raises:
-        VersionConflict: it was changed by others three times in a row.
-    """
-    conflict: VersionConflict | None = None
-    for attempt in range(CHANGE_ROUNDS + 1):
-        entity = yield from calls.get_entity(kind, entity_id)
-        operations = operations_for(entity)
-        if not operations:
-            return entity
-        if attempt == CHANGE_ROUNDS:
-            break
-        try:
-            yield from calls.patch_entity(kind, entity_id, etag=entity.etag, operations=operations)
-        except VersionConflict as error:
-            conflict = error
-            log.info("%s %s was changed meanwhile; reading it again", kind.title, entity_id)
-        else:
-            paths = ", ".join(str(operation["path"]) for operation in operations)
-            log.info("changed %s of %s %s", paths, kind.title, entity_id)
-            return entity
-    assert conflict
-    raise conflict
 
 
 def find_run(dataflow: DataflowId, *, run: FlowRunId | None = None, since_ms: int = 0) -> Procedure[FlowRun | None]:

@@ -38,7 +38,7 @@ def policy(call: Call[Any], settings: Settings) -> dict[str, Any]:
     def wait_seconds(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after_seconds if isinstance(error, ReplyError) else None
-        if asked is None:
+        if not asked:  # 0 as well, or a date gone by: all attempts would be over in an instant
             return _backoff(state)
         return min(asked, settings.max_retry_after_seconds)
 
@@ -53,7 +53,10 @@ def policy(call: Call[Any], settings: Settings) -> dict[str, Any]:
 def failure_of(
     call: Call[Any], *, status: int, problem: Problem, headers: Mapping[str, str], now: datetime | None = None
 ) -> ReplyError:
-    """What an error reply means for the call that drew it."""
+    """What an error reply means for the call that drew it.
+
+    A `Retry-After` that is a date counts from the reply's own `Date`, or from this machine's clock where there is none.
+    """
     fields: dict[str, Any] = {
         "status": status,
         "code": problem.code,
@@ -69,7 +72,7 @@ def failure_of(
         error = OutcomeUnknown(str(call), **fields)
     else:
         return refusal(str(call), **fields)
-    error.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"), now=now)
+    error.retry_after_seconds = retry_after_seconds(headers.get("Retry-After"), now=now or moment(headers.get("Date")))
     return error
 
 
@@ -79,9 +82,14 @@ def retry_after_seconds(text: str | None, *, now: datetime | None = None) -> flo
         return None
     if text.strip().isdecimal():
         return float(text)
+    until = moment(text)
+    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds()) if until else None
+
+
+def moment(text: str | None) -> datetime | None:
+    """An HTTP date, which is in UTC whatever zone it lacks; None where it is none."""
     try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
+        date = parsedate_to_datetime(text or "")
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, LookupError, TypeError):  # the standard library's parser fails in several ways
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

@@ -7,9 +7,8 @@ import functools
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -21,15 +20,16 @@ from airflow_provider_aep.api.auth import TOKEN_PATH, Token, read_token, shelf_o
 from airflow_provider_aep.api.calls import FLOW_SERVICE, Call, Now, Pause, Procedure, Step, Together
 from airflow_provider_aep.api.errors import (
     AepError,
+    EntityNotFound,
     OutcomeUnknown,
     PlatformUnavailable,
     ReplyError,
     UnexpectedReply,
     first_of,
 )
-from airflow_provider_aep.api.retry import failure_of, policy
+from airflow_provider_aep.api.retry import failure_of, moment, policy
 from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.api.wire import read_problem
+from airflow_provider_aep.api.wire import NothingThere, read_problem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +37,7 @@ T = TypeVar("T")
 # With many requests queued on one pool, httpx's cost for each grows without bound; few in flight, few sockets.
 IN_FLIGHT = 6
 _LIMITS = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+_PORTS = {"http": 80, "https": 443}
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -75,9 +76,12 @@ class _Common:
         url = address(settings.gateway, call)
         if call.query:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")  # Adobe wants %20, not +, for a blank
-        if call.body is None:
-            return client.build_request(call.method, url, headers=headers)
-        return client.build_request(call.method, url, headers=headers, json=call.body)
+        body = {} if call.body is None else {"json": call.body}
+        try:
+            return client.build_request(call.method, url, headers=headers, **body)
+        except (httpx.InvalidURL, UnicodeError):  # both quote what may be a secret
+            failure = UnexpectedReply(str(call), message="an address or an etag of Adobe's holds what HTTP cannot send")
+        raise failure
 
     def _token_request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         return client.build_request("POST", self.settings.ims.rstrip("/") + TOKEN_PATH, data=token_form(self.settings))
@@ -95,28 +99,45 @@ class _Common:
         request_id = response.headers.get("x-request-id", "")
         fields: dict[str, Any] = {"status": response.status_code, "request_id": request_id}
         if not response.is_success:
-            if response.is_redirect or response.is_informational:
+            if response.status_code < 400:
                 raise UnexpectedReply(str(call), message="a redirection; none is followed with a token", **fields)
             problem = read_problem(response.content, status=response.status_code, request_id=request_id)
+            problem = problem._replace(message=self._without_secrets(problem.message, call, response.request))
             raise failure_of(call, status=response.status_code, problem=problem, headers=response.headers)
+        unreadable = OutcomeUnknown(str(call), message="the reply is cut off or is not JSON", **fields)
         if read is None:
+            if response.content.lstrip().startswith(b"<"):  # a page of some proxy in between
+                raise unreadable
             return None  # type: ignore[return-value]  # a call without `read` is a Call[None]
         try:
             payload = response.json()
-        except ValueError:
-            raise OutcomeUnknown(str(call), message="the reply is cut off or is not JSON", **fields) from None
+        except (ValueError, RecursionError):
+            payload = unreadable
+        if payload is unreadable:  # raised out here, since the error above holds the whole reply
+            raise unreadable
         try:
             return read(payload)
+        except NothingThere as nothing:
+            raise EntityNotFound(str(call), message=str(nothing), **fields) from None
+        except UnexpectedReply as unread:
+            raise UnexpectedReply(str(call), message=f"{unread.request} {unread.message}", **fields) from unread
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             message = f"the reply lacks what it must hold ({type(error).__name__}: {error})"
             raise UnexpectedReply(str(call), message=message, **fields) from error
 
+    def _without_secrets(self, text: str, call: Call[Any], request: httpx.Request) -> str:
+        """Adobe's words, or a proxy's, without what they may quote of the request."""
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        for secret in (bearer, self.settings.client_secret, *_logins(call.body)):
+            if len(secret) >= 6:
+                text = text.replace(secret, "***")
+        return text
+
     def _note_time(self, date: str) -> None:
-        try:
-            self._adobe_ms = parsedate_to_datetime(date).timestamp() * 1000
-        except ValueError:
-            return
-        self._adobe_read_at = self.clock()
+        now = moment(date)
+        if now:
+            self._adobe_ms = now.timestamp() * 1000
+            self._adobe_read_at = self.clock()
 
     def _now_ms(self) -> int:
         if not self._adobe_ms:
@@ -125,6 +146,24 @@ class _Common:
 
     def _retry_options(self, call: Call[Any]) -> dict[str, Any]:
         return {**policy(call, self.settings), "before_sleep": _tell}
+
+
+def _logins(body: Any) -> Iterator[str]:
+    """The texts of a login at a storage account, whether the body makes a base connection or patches one."""
+    if isinstance(body, Mapping):
+        yield from _texts(body.get("auth"))
+    elif isinstance(body, list):
+        for operation in body:
+            if str(operation.get("path")).startswith("/auth"):
+                yield from _texts(operation.get("value"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for member in value.values():
+            yield from _texts(member)
+    elif isinstance(value, str):
+        yield value
 
 
 _TOKEN_CALL: Call[Token] = Call("POST", TOKEN_PATH, repeatable=True)  # stands for the token request in errors
@@ -148,14 +187,21 @@ def _tell(state: RetryCallState) -> None:
 def address(gateway: str, call: Call[Any]) -> str:
     """The full address of a call. Adobe's `next` references are relative to the Flow Service; absolute ones are read.
 
+    Of an absolute one only path and query are used: the token goes to the gateway by the gateway's own scheme.
+
     Raises:
         UnexpectedReply: an absolute one names another host, which must not be shown our token.
     """
     base = gateway.rstrip("/")
-    if call.path.startswith(("http://", "https://")):
-        if urlsplit(call.path).netloc != urlsplit(base).netloc:
-            raise UnexpectedReply("GET next page", message=f"refers to another host, {urlsplit(call.path).netloc}")
-        return call.path
+    if "://" in call.path.partition("?")[0]:
+        try:
+            here, there = urlsplit(base), urlsplit(call.path)
+            same = there.hostname == here.hostname and there.port in (None, here.port or _PORTS[here.scheme])
+        except ValueError:
+            same = False
+        if not same:
+            raise UnexpectedReply("GET next page", message="the reference to it names another host")
+        return f"{here.scheme}://{here.netloc}{there.path}" + (f"?{there.query}" if there.query else "")
     if call.path.startswith("/data/"):
         return base + call.path
     return f"{base}{FLOW_SERVICE}/{call.path.lstrip('/')}"
@@ -166,7 +212,7 @@ def _is_stale_token(response: httpx.Response) -> bool:
     return response.status_code == 401
 
 
-def transport_failure(call: Call[Any], error: httpx.TransportError) -> ReplyError:
+def request_failure(call: Call[Any], error: httpx.RequestError) -> ReplyError:
     """A failure below HTTP. httpx's own words are shown except where they quote a header, which may be the token."""
     words = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}" if str(error) else ""
     kind = PlatformUnavailable if isinstance(error, _NEVER_LEFT) else OutcomeUnknown
@@ -238,8 +284,9 @@ class Session(_Common):
     def _exchange(self, call: Call[Any], request: httpx.Request) -> httpx.Response:
         try:
             return self._client.send(request)
-        except httpx.TransportError as error:
-            raise transport_failure(call, error) from None
+        except httpx.RequestError as error:
+            failure = request_failure(call, error)
+        raise failure  # out here, so that it does not carry httpx's error, which may quote a header
 
     def _token(self, *, instead_of: str | None = None) -> str:
         known = self._shelf.take(now=self.clock(), instead_of=instead_of)
@@ -326,8 +373,9 @@ class AsyncSession(_Common):
         try:
             async with self._in_flight:
                 return await self._client.send(request)
-        except httpx.TransportError as error:
-            raise transport_failure(call, error) from None
+        except httpx.RequestError as error:
+            failure = request_failure(call, error)
+        raise failure  # out here, so that it does not carry httpx's error, which may quote a header
 
     async def _token(self, *, instead_of: str | None = None) -> str:
         known = self._shelf.take(now=self.clock(), instead_of=instead_of)

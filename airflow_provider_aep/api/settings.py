@@ -44,13 +44,16 @@ class Settings:
                 "sandbox_name", self.sandbox_name, "must be a sandbox's name: lower-case letters, digits and hyphens"
             )
         if not re.fullmatch(r"[!-~]+", self.client_id):
-            raise InvalidExport("login (client ID)", self.client_id, "must be printable ASCII without blanks")
+            raise InvalidExport(
+                "login (client ID)", self.client_id, "must be printable ASCII without blanks, not empty"
+            )
         if not re.fullmatch(r"[!-~]+", self.client_secret):
             raise InvalidExport("password (client secret)", "***", "must be printable ASCII without blanks, not empty")
-        for name, address in (("host (gateway)", self.gateway), ("ims_host", self.ims)):
-            parts = urlsplit(address)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-                raise InvalidExport(name, address, "must be an address such as https://platform.adobe.io")
+        for name, address, example in (("host (gateway)", self.gateway, GATEWAY), ("ims_host", self.ims, IMS)):
+            if not _is_address(address):
+                # What stands before an @ may be a password.
+                shown = "***" if "@" in address else address
+                raise InvalidExport(name, shown, f"must be an address such as {example}")
         for name, seconds in (
             ("connect_timeout", self.connect_seconds),
             ("read_timeout", self.read_seconds),
@@ -58,6 +61,9 @@ class Settings:
         ):
             if not 0 < seconds < 86_400:
                 raise InvalidExport(name, seconds, "must be seconds, more than 0 and less than a day")
+        if not 0 <= self.visibility_seconds < 86_400:
+            rule = "must be seconds, 0 or more and less than a day"
+            raise InvalidExport("visibility_seconds", self.visibility_seconds, rule)
 
     @property
     def who(self) -> tuple[str, str, str]:
@@ -68,3 +74,12 @@ class Settings:
     def where(self) -> tuple[str, str, str, str]:
         """What one list of flow runs is good for: gateway, organisation, sandbox and credential."""
         return (self.gateway, self.org_id, self.sandbox_name, self.client_id)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that does not close
+        return False
+    return bool(whole) and text.isascii() and text.isprintable() and not re.search(r"[\s?#@\\]", text)

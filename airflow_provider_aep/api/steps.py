@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import (
@@ -22,40 +22,44 @@ from airflow_provider_aep.api.entities import (
     BaseConnectionId,
     Dataflow,
     DataflowId,
+    Entity,
     SourceConnectionId,
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import EntityExists, EntityNotFound, PlatformUnavailable, RequestRefused
-from airflow_provider_aep.api.procedures import (
+from airflow_provider_aep.api.errors import EntityNotFound, PlatformUnavailable, RequestRefused
+from airflow_provider_aep.api.once import (
+    VANISHING,
     RaceLost,
     Wanted,
     change,
     create,
+    delete,
     discard,
     find,
-    find_settled,
+    find_named,
     is_first,
     is_marked,
+    look_for,
     only,
+    stand_back,
 )
+from airflow_provider_aep.api.procedures import all_items
 from airflow_provider_aep.api.wishes import (
     BaseWish,
     DataflowWish,
-    Difference,
     Manner,
     SourceWish,
     TargetWish,
     adobe_now,
-    cannot_change,
-    replacement,
-    settle_differences,
+    compare,
+    settle,
     warn_of_end,
 )
 
 log = logging.getLogger(__name__)
 
-RACE_ROUNDS = 5
+RACE_ROUNDS = 8
 
 
 def ensure_base_connection(wish: BaseWish, manner: Manner) -> Procedure[BaseConnectionId]:
@@ -63,27 +67,23 @@ def ensure_base_connection(wish: BaseWish, manner: Manner) -> Procedure[BaseConn
 
     Raises:
         EntityExists: it logs in another way than wanted, which Adobe cannot change; or `if_exists="fail"`.
+        SeveralEntities: others have made several of this name.
     """
-    found = yield from make_or_find(wish.wanted(), manner)
-    if isinstance(found, str):
-        return BaseConnectionId(found)
-    return (yield from reconcile_base_connection(wish, found, manner))
+    there = yield from find_or_make(wish.wanted(), manner)
+    if there.entity:
+        settle([compare(BASE_CONNECTIONS, wish, there.entity)], manner)
+        yield from send_credentials(wish, there.entity, manner)
+    return BaseConnectionId(there.id)
 
 
-def reconcile_base_connection(wish: BaseWish, found: BaseConnection, manner: Manner) -> Procedure[BaseConnectionId]:
-    spec = str(wish.auth["specName"]) if wish.auth else ""
-    different = [Difference("auth.specName", spec, found.auth_spec)] if spec != found.auth_spec else []
-    settle_differences(BASE_CONNECTIONS, found, different, manner)
+def send_credentials(wish: BaseWish, found: BaseConnection, manner: Manner) -> Procedure[None]:
+    """Secrets are never compared, so an update always sends them.
+
+    Source: guide "Edit destinations" (`add` on /auth/params replaces the whole set).
+    """
     if manner.if_exists == "update" and wish.auth:
-        if different:
-            raise EntityExists(cannot_change(BASE_CONNECTIONS, found, different))
-        params = dict(wish.auth["params"])
-        # Secrets are never compared, so an update always sends them. Source: guide "Edit destinations" (`add` on
-        # /auth/params replaces the whole set).
-        yield from change(
-            BASE_CONNECTIONS, found.id, lambda _found: [{"op": "add", "path": "/auth/params", "value": params}]
-        )
-    return BaseConnectionId(found.id)
+        operation = {"op": "add", "path": "/auth/params", "value": dict(wish.auth["params"])}
+        yield from change(BASE_CONNECTIONS, found.id, lambda _found: [operation])
 
 
 def ensure_source_connection(wish: SourceWish, manner: Manner) -> Procedure[SourceConnectionId]:
@@ -91,15 +91,15 @@ def ensure_source_connection(wish: SourceWish, manner: Manner) -> Procedure[Sour
 
     Its datasets are fixed once made, so `update` makes a new one under the same name; `ensure_dataflow` attaches it and
     removes the old one.
+
+    Raises:
+        EntityExists: `if_exists="fail"`.
+        SeveralEntities: others have made several of this name.
     """
-    found = yield from make_or_find(wish.wanted(), manner)
-    if isinstance(found, str):
-        return SourceConnectionId(found)
-    different = wish.differences(found)
-    settle_differences(SOURCE_CONNECTIONS, found, different, manner)
-    if different and manner.if_exists == "update":
-        return SourceConnectionId((yield from make_one(wish.wanted(), manner)))
-    return SourceConnectionId(found.id)
+    there = yield from find_or_make(wish.wanted(), manner, only_fitting=manner.if_exists == "update")
+    if there.entity:
+        settle([compare(SOURCE_CONNECTIONS, wish, there.entity)], manner)
+    return SourceConnectionId(there.id)
 
 
 def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[TargetConnectionId]:
@@ -107,72 +107,86 @@ def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[Targ
 
     Raises:
         EntityExists: it belongs to another base connection, which Adobe cannot change; or `if_exists="fail"`.
+        SeveralEntities: others have made several of this name.
     """
-    found = yield from make_or_find(wish.wanted(), manner)
-    if isinstance(found, str):
-        return TargetConnectionId(found)
-    return (yield from reconcile_target_connection(wish, found, manner))
+    there = yield from find_or_make(wish.wanted(), manner)
+    if there.entity:
+        settle([compare(TARGET_CONNECTIONS, wish, there.entity)], manner)
+        yield from update_target(wish, there.entity, manner)
+    return TargetConnectionId(there.id)
 
 
-def reconcile_target_connection(
-    wish: TargetWish, found: TargetConnection, manner: Manner
-) -> Procedure[TargetConnectionId]:
-    different = wish.differences(found)
-    settle_differences(TARGET_CONNECTIONS, found, different, manner)
-    if different and manner.if_exists == "update":
-        fixed = [each for each in different if each.what == "base_connection_id"]
-        if fixed:
-            raise EntityExists(cannot_change(TARGET_CONNECTIONS, found, fixed))
-        yield from change(
-            TARGET_CONNECTIONS,
-            found.id,
-            lambda now: [replacement("/params", wish.whole_params(now))] if wish.differences(now) else [],
-        )
-    return TargetConnectionId(found.id)
+def update_target(wish: TargetWish, found: TargetConnection, manner: Manner) -> Procedure[None]:
+    if manner.if_exists == "update" and wish.operations(found):
+        yield from change(TARGET_CONNECTIONS, found.id, wish.operations)
 
 
 def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]:
     """Exactly one dataflow of this name and destination, enabled, with this source, target and schedule.
 
+    Two tasks that make it at once look for each other's afterwards, and the younger one is removed.
+
     Raises:
         EntityExists: it writes to another target connection, which Adobe cannot change; or `if_exists="fail"`.
+        SeveralEntities: others have made several of this name.
     """
     now = yield from adobe_now()
-    found = yield from make_or_find(wish.wanted(now), manner)
-    if isinstance(found, str):
-        return DataflowId(found)
-    yield from reconcile_dataflow(wish, found, manner, now)
-    if manner.if_exists == "update" and found.source_connection_id != wish.source_connection_id:
-        # Only now is the old source connection of no use. A death before this line leaves it beside the new one.
-        yield from _discard_old_source(found.source_connection_id, wish.source_connection_id)
-    return DataflowId(found.id)
+    there = yield from find_or_make(wish.wanted(now), manner, elsewhere=lambda: _renamed(wish))
+    if there.entity:
+        settle([compare(DATAFLOWS, wish, there.entity)], manner)
+        yield from update_dataflow(wish, there.entity, manner, now)
+        if manner.maker.again and manner.if_exists == "update":
+            yield from _discard_unused_sources(wish.source_connection_id)
+    return DataflowId(there.id)
 
 
-def reconcile_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: datetime) -> Procedure[None]:
-    different = wish.differences(found)
-    settle_differences(DATAFLOWS, found, different, manner)
+def update_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: datetime) -> Procedure[None]:
     if manner.if_exists != "update":
         warn_of_end(found, now)
         return
-    fixed = [each for each in different if each.what == "target_connection_id"]
-    if fixed:
-        raise EntityExists(cannot_change(DATAFLOWS, found, fixed))
     if wish.operations(found, now):
-        yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now))
+        last = yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now))
+        # Only now are old source connections of no use. A death before they are gone leaves them to the next run.
+        for old in {found.source_connection_id, last.source_connection_id} - {wish.source_connection_id}:
+            yield from _discard_old_source(old, wish.source_connection_id)
     if found.state == "disabled":
         yield from _enable(DataflowId(found.id))
 
 
+def _renamed(wish: DataflowWish) -> Procedure[Sequence[Entity]]:
+    """A dataflow from this very source to this very target is the one that is meant, whatever it is called now."""
+    flows = yield from flows_of(wish.source_connection_id)
+    return [
+        flow
+        for flow in flows
+        if flow.target_connection_id == wish.target_connection_id and flow.spec_id == wish.kind.flow_spec
+    ]
+
+
+def flows_of(source: str) -> Procedure[list[Dataflow]]:
+    """Dataflows that read from a source connection. Source: guide "Sort and filter responses", flows."""
+    items = yield from all_items(calls.list_page("/flows", filters=[f"sourceConnectionIds[]=={source}"]))
+    flows: list[Dataflow] = [DATAFLOWS.read(item) for item in items]
+    return [flow for flow in flows if flow.source_connection_id == source and flow.state != VANISHING]
+
+
 def _discard_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
-    """Remove the source connection that a dataflow has just left, if it is this provider's and of the same export."""
+    """Remove the source connection that a dataflow has just left, if it is this provider's or of the same export."""
     try:
         before, after = yield from together(
             iter(calls.get_source_connection(old)), iter(calls.get_source_connection(new))
         )
     except EntityNotFound:  # somebody was faster
         return
-    if is_marked(before) and before.name == after.name:
+    if is_marked(before) or before.name == after.name:
         yield from discard(SOURCE_CONNECTIONS, old)
+
+
+def _discard_unused_sources(used: SourceConnectionId) -> Procedure[None]:
+    """Remove what an earlier try has left that died between attaching a new source connection and removing the old."""
+    source = yield from calls.get_source_connection(used)
+    same = yield from find_named(SOURCE_CONNECTIONS, source.name, source.spec_id)
+    yield from discard_marked(SOURCE_CONNECTIONS, same, keep=used)
 
 
 def _enable(dataflow: DataflowId) -> Procedure[None]:
@@ -180,43 +194,78 @@ def _enable(dataflow: DataflowId) -> Procedure[None]:
         yield from calls.enable_dataflow(dataflow)
     except RequestRefused:
         # 1422: not applicable in its present state, as after a lost reply. Source: Flow Service error catalogue.
-        if (yield from calls.get_dataflow(dataflow)).state != "enabled":
+        if (yield from calls.get_dataflow(dataflow)).state not in ("enabled", "enabling"):
             raise
     log.info("enabled dataflow %s", dataflow)
 
 
-def make_or_find(wanted: Wanted, manner: Manner) -> Procedure[Any]:
-    """The ID (a string) of what was made just now, or the entity that was there."""
-    found = yield from find_settled(wanted, settle_seconds=manner.first_look_seconds)
-    entity = only(wanted, found)
-    if entity is None:
-        return (yield from make_one(wanted, manner))
-    yield from discard_leftovers(wanted, found, keep=entity.id, manner=manner)
-    return entity
+class There(NamedTuple):
+    """An entity that is there: found, or made just now as it is wanted (`entity` is None)."""
+
+    id: str
+    entity: Any | None
 
 
-def make_one(wanted: Wanted, manner: Manner) -> Procedure[Any]:
-    """Make one; where another task was first, give way to what it made."""
+def find_or_make(
+    wanted: Wanted,
+    manner: Manner,
+    *,
+    only_fitting: bool = False,
+    elsewhere: Callable[[], Procedure[Sequence[Entity]]] | None = None,
+) -> Procedure[There]:
+    """The one entity that is meant, made if there is none; `only_fitting` passes over those that will not do.
+
+    `elsewhere` is another way to find it, tried before it is made.
+    """
     for _ in range(RACE_ROUNDS):
+        found = yield from look_for(
+            wanted,
+            (lambda found: any(map(wanted.fits, found))) if only_fitting else bool,
+            settle_seconds=manner.first_look_seconds,
+        )
+        found = yield from without_rivals(wanted, found, manner)
+        entity = only(wanted, found)
+        if not entity and elsewhere:
+            others = yield from elsewhere()
+            if any(other.name == wanted.name for other in others):
+                continue  # made this very moment, and the look-up by name tells more of it
+            entity = only(wanted, others)
+        if entity and (wanted.fits(entity) or not only_fitting):
+            rivals = found if only_fitting else [each for each in found if wanted.fits(each)]
+            yield from discard_marked(wanted.kind, rivals, keep=entity.id)
+            return There(entity.id, entity)
         try:
             made = yield from create(wanted, manner.maker, settle_seconds=manner.settle_seconds)
         except RaceLost:
             pass
         else:
             if (yield from is_first(wanted, made, settle_seconds=manner.settle_seconds)):
-                return made
-            yield from discard(wanted.kind, made)
-        fitting = [entity for entity in (yield from find(wanted)) if wanted.fits(entity)]
-        if fitting:
-            return fitting[0].id
-        yield Pause(1)
+                return There(made, None)
+            yield from delete(wanted.kind, made)
+        yield from stand_back()
     raise PlatformUnavailable(
         f"set-up of {wanted.kind.title} {wanted.name!r}", message="other tasks are making and removing it all the time"
     )
 
 
-def discard_leftovers(wanted: Wanted, found: Sequence[Any], *, keep: str, manner: Manner) -> Procedure[None]:
-    """Remove what an interrupted try of this very task has left: the younger of two that fit equally."""
+def without_rivals(wanted: Wanted, found: list[Any], manner: Manner) -> Procedure[list[Any]]:
+    """Of several dataflows that this provider made under one name, the oldest; the others are removed.
+
+    Their makers are given time to see each other first; what is left then is of one who died before he could look.
+    """
+    if wanted.kind is not DATAFLOWS or len(found) < 2 or not all(map(is_marked, found)):
+        return found
+    yield Pause(manner.settle_seconds + 1)
+    found = yield from find(wanted)
+    for younger in found[1:]:
+        if is_marked(younger):
+            log.warning("dataflow %r was made twice by tasks that died; deleting %s", wanted.name, younger.id)
+            yield from delete(DATAFLOWS, younger.id)
+    return found[:1]
+
+
+def discard_marked(kind: calls.Kind, found: Sequence[Entity], *, keep: str) -> Procedure[None]:
+    """Remove what interrupted tries have left beside the one that is kept; Adobe refuses it for one that is in use."""
     for entity in found:
-        if entity.id != keep and wanted.fits(entity) and manner.maker.may_have_made(entity):
-            yield from discard(wanted.kind, entity.id)
+        if entity.id != keep and is_marked(entity):
+            yield from discard(kind, entity.id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from airflow_provider_aep.api.entities import (
     BaseConnection,
@@ -22,12 +23,14 @@ from airflow_provider_aep.api.entities import (
     TargetConnectionId,
     run_status,
 )
+from airflow_provider_aep.api.errors import UnexpectedReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 
 T = TypeVar("T")
+_MOST_CHARACTERS = 1000
 
 
 class Page(NamedTuple):
@@ -38,22 +41,59 @@ class Page(NamedTuple):
 
 
 def read_page(reply: Mapping[str, Any]) -> Page:
-    """`{"items": […], "_links": {"next": {"href": …}}}`; `_links` may be empty or missing on the last page."""
+    """`{"items": […], "_links": {"next": {"href": …}}}`; `_links` may be empty or missing on the last page.
+
+    Every item has an ID. What else it lacks shows when it is read.
+    """
+    items = [dict(item) for item in reply["items"]]
+    if not all(item["id"] for item in items):
+        raise ValueError("an item without an id")
     links = reply.get("_links") or {}
-    return Page(list(reply["items"]), str((links.get("next") or {}).get("href") or ""))
+    return Page(items, str((links.get("next") or {}).get("href") or ""))
 
 
 def continuation_token(href: str) -> str:
     """The token inside a `next` reference, to see whether it repeats. Tokens may hold `=`, `+` and `/`."""
-    return "".join(parse_qs(urlsplit(href).query).get("continuationToken", [href]))
+    query = href.partition("?")[2].partition("#")[0]
+    return "".join(parse_qs(query).get("continuationToken", [href]))
+
+
+class NothingThere(LookupError):
+    """A GET by ID that was answered by an empty list."""
 
 
 def read_one(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """A GET by ID answers `{"items": [entity]}`; a bare entity is read as well."""
+    """A GET by ID answers `{"items": [entity]}`; a bare entity is read as well.
+
+    Raises:
+        NothingThere: the list is empty.
+        ValueError: it holds several, so which is meant is not known.
+    """
     items = reply.get("items")
     if items is None:
         return dict(reply)
-    return dict(items[0])  # an empty list is a KeyError's cousin: the session reports an unexpected reply
+    if not items:
+        raise NothingThere("the list of the one is empty")
+    if len(items) > 1:
+        raise ValueError(f"{len(items)} items where one is expected")
+    return dict(items[0])
+
+
+def _reader(title: str) -> Callable[[Callable[[Mapping[str, Any]], T]], Callable[[Mapping[str, Any]], T]]:
+    """An entity that cannot be read, alone or in a list, is Adobe's surprise and no KeyError of ours."""
+
+    def careful(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+        @functools.wraps(read)
+        def reading(raw: Mapping[str, Any]) -> T:
+            try:
+                return read(raw)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                why = f"lacks what it must hold ({type(error).__name__}: {error})"
+                raise UnexpectedReply(f"a {title} in Adobe's reply", message=why) from error
+
+        return reading
+
+    return careful
 
 
 def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
@@ -68,12 +108,14 @@ def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
     }
 
 
+@_reader("base connection")
 def read_base_connection(raw: Mapping[str, Any]) -> BaseConnection:
     return BaseConnection(
         **_common(raw, "connectionSpec"), auth_spec=str((raw.get("auth") or {}).get("specName") or "")
     )
 
 
+@_reader("source connection")
 def read_source_connection(raw: Mapping[str, Any]) -> SourceConnection:
     datasets = (raw.get("params") or {}).get("datasets") or []
     return SourceConnection(
@@ -81,6 +123,7 @@ def read_source_connection(raw: Mapping[str, Any]) -> SourceConnection:
     )
 
 
+@_reader("target connection")
 def read_target_connection(raw: Mapping[str, Any]) -> TargetConnection:
     return TargetConnection(
         **_common(raw, "connectionSpec"),
@@ -89,6 +132,7 @@ def read_target_connection(raw: Mapping[str, Any]) -> TargetConnection:
     )
 
 
+@_reader("dataflow")
 def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
     return Dataflow(
         **_common(raw, "flowSpec"),
@@ -98,6 +142,7 @@ def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
     )
 
 
+@_reader("dataset")
 def read_dataset(raw: Mapping[str, Any]) -> Dataset:
     return Dataset(
         id=DatasetId(raw["id"]),
@@ -107,6 +152,7 @@ def read_dataset(raw: Mapping[str, Any]) -> Dataset:
     )
 
 
+@_reader("flow run")
 def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
     """A run as GET /runs lists it. Any part of `metrics` may be missing.
 
@@ -125,17 +171,21 @@ def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
         raw_status=status,
         created_ms=int(raw.get("createdAt") or 0),
         updated_ms=int(raw.get("updatedAt") or raw.get("createdAt") or 0),
-        started_ms=duration.get("startedAtUTC"),
-        completed_ms=completed_ms,
-        input_records=records.get("inputRecordCount"),
-        output_records=records.get("outputRecordCount"),
-        skipped_records=records.get("skippedRecordCount"),
-        failed_records=records.get("failedRecordCount"),
-        input_bytes=sizes.get("inputBytes"),
-        output_bytes=sizes.get("outputBytes"),
-        output_files=(metrics.get("fileSummary") or {}).get("outputFileCount"),
+        started_ms=_number(duration.get("startedAtUTC")),
+        completed_ms=_number(completed_ms),
+        input_records=_number(records.get("inputRecordCount")),
+        output_records=_number(records.get("outputRecordCount")),
+        skipped_records=_number(records.get("skippedRecordCount")),
+        failed_records=_number(records.get("failedRecordCount")),
+        input_bytes=_number(sizes.get("inputBytes")),
+        output_bytes=_number(sizes.get("outputBytes")),
+        output_files=_number((metrics.get("fileSummary") or {}).get("outputFileCount")),
         errors=tuple(dict.fromkeys(_run_errors(raw, metrics, records))),
     )
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Mapping[str, Any]) -> Iterator[RunError]:
@@ -163,13 +213,14 @@ def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
     """
     try:
         raw = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
         return Problem("", _plain_text(body), request_id)
     report = raw.get("report")
     report = report if isinstance(report, dict) else {}
-    chain = raw.get("error-chain") or [{}]
+    chain = raw.get("error-chain")
+    chain = chain if isinstance(chain, list) and chain else [{}]
     kind = str(raw.get("type") or "")
     code = _first(
         raw.get("error_code"),
@@ -191,12 +242,14 @@ def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
 
 
 def _first(*candidates: object) -> str:
-    return next((str(candidate) for candidate in candidates if candidate), "")
+    """The first that says something, on one line and of a length that a log can bear."""
+    texts = (" ".join(str(candidate).split()) for candidate in candidates if candidate)
+    return next((text[:_MOST_CHARACTERS] for text in texts if text), "")
 
 
 def _plain_text(body: bytes) -> str:
     text = " ".join(body.decode("utf-8", "replace").split())
-    return "no JSON in the reply" if text.startswith("<") or not text else text[:200]
+    return "no JSON in the reply" if text.startswith(("<", "\ufeff<")) or not text else text[:200]
 
 
 def unwrapped(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:

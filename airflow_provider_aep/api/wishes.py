@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,17 +20,19 @@ from airflow_provider_aep.api.calls import (
 from airflow_provider_aep.api.calls import Kind as Collection
 from airflow_provider_aep.api.destinations import DATA_LAKE_SPEC, Kind
 from airflow_provider_aep.api.entities import (
+    BaseConnection,
     BaseConnectionId,
     Dataflow,
     DataflowId,
     DatasetId,
+    Entity,
     SourceConnection,
     SourceConnectionId,
     TargetConnection,
     TargetConnectionId,
 )
 from airflow_provider_aep.api.errors import EntityExists, InvalidExport
-from airflow_provider_aep.api.procedures import Maker, Wanted
+from airflow_provider_aep.api.once import Maker, Wanted
 from airflow_provider_aep.api.schedule import Schedule, merged_params, schedule_differences, schedule_params
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Difference(NamedTuple):
     what: str
     wanted: str
     found: str
+    is_fixed: bool = False  # Adobe cannot change it
 
     def __str__(self) -> str:
         return f"{self.what} is {self.found}, the DAG says {self.wanted}"
@@ -76,16 +79,16 @@ class Manner:
     if_exists: IfExists
     maker: Maker
     settle_seconds: float
-    patient: bool = False  # another task was seen making the same
-
-    def sharing(self) -> Manner:
-        """The same for a base connection, which many exports share: that it exists is no reason to fail."""
-        return replace(self, if_exists="reuse") if self.if_exists == "fail" else self
 
     @property
     def first_look_seconds(self) -> float:
         """A first try believes an empty list; a later one waits for what an earlier one may have made."""
         return self.settle_seconds if self.maker.again else 0
+
+    @property
+    def takeover_seconds(self) -> float:
+        """How long a half-made export of another task is watched before this one takes it over."""
+        return max(3.0, 3 * self.settle_seconds)
 
 
 class BaseWish(NamedTuple):
@@ -107,6 +110,13 @@ class BaseWish(NamedTuple):
                 self.name, self.kind.connection_spec, self.auth, description=note
             ),
         )
+
+    def differences(self, found: BaseConnection) -> list[Difference]:
+        """The way of logging in, if Adobe tells it; what is secret is never compared."""
+        spec = str(self.auth["specName"]) if self.auth else ""
+        if found.auth_spec in ("", spec):
+            return []
+        return [Difference("auth.specName", spec or "none", found.auth_spec, is_fixed=True)]
 
 
 class SourceWish(NamedTuple):
@@ -130,6 +140,10 @@ class SourceWish(NamedTuple):
             return []
         return [Difference("dataset_ids", _listed(self.dataset_ids), _listed(found.dataset_ids))]
 
+    def operations(self, found: SourceConnection) -> list[dict[str, Any]]:
+        """JSON Patch for its name, which is all that Adobe can change."""
+        return _rename(self.name, found)
+
 
 class TargetWish(NamedTuple):
     """Which place at which account, and in which format."""
@@ -150,16 +164,23 @@ class TargetWish(NamedTuple):
         )
 
     def differences(self, found: TargetConnection) -> list[Difference]:
-        different = [
+        base = self.base_connection_id
+        different = []
+        if base and found.base_connection_id != base:
+            different.append(Difference("base_connection_id", base, found.base_connection_id, is_fixed=True))
+        different += [
             Difference(member, repr(value), repr(found.params.get(member)))
             for member, value in self.params.items()
             if found.params.get(member) != value
         ]
-        if self.base_connection_id and found.base_connection_id != self.base_connection_id:
-            different.insert(
-                0, Difference("base_connection_id", self.base_connection_id, str(found.base_connection_id))
-            )
         return different
+
+    def operations(self, found: TargetConnection) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found target connection as it is wanted."""
+        operations = _rename(self.name, found)
+        if any(found.params.get(member) != value for member, value in self.params.items()):
+            operations.append(replacement("/params", self.whole_params(found)))
+        return operations
 
     def whole_params(self, found: TargetConnection) -> dict[str, Any]:
         """Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay."""
@@ -195,12 +216,11 @@ class DataflowWish(NamedTuple):
 
     def differences(self, found: Dataflow) -> list[Difference]:
         different = [Difference(*each) for each in self.schedule_differences(found)]
-        for what, wanted, there in (
-            ("source_connection_id", self.source_connection_id, found.source_connection_id),
-            ("target_connection_id", self.target_connection_id, found.target_connection_id),
-        ):
-            if wanted != there:
-                different.append(Difference(what, wanted, there))
+        source, target = self.source_connection_id, self.target_connection_id
+        if source != found.source_connection_id:
+            different.append(Difference("source_connection_id", source, found.source_connection_id))
+        if target != found.target_connection_id:
+            different.append(Difference("target_connection_id", target, found.target_connection_id, is_fixed=True))
         if found.state == "disabled":
             different.append(Difference("state", "enabled", found.state))
         return different
@@ -210,11 +230,15 @@ class DataflowWish(NamedTuple):
 
     def operations(self, found: Dataflow, now: datetime) -> list[dict[str, Any]]:
         """JSON Patch that makes a found dataflow as it is wanted; whole objects, because of how `replace` works."""
-        operations: list[dict[str, Any]] = []
+        operations = _rename(self.name, found)
         if self.source_connection_id != found.source_connection_id:
             operations.append(replacement("/sourceConnectionIds", [self.source_connection_id]))
-        if self.schedule_differences(found) or (self.schedule.end is None and ends_soon(found, now)):
-            params = merged_params(self.schedule, self.folder_template, found.schedule, now)
+        there = dict(found.schedule)
+        is_ending = self.schedule.end is None and ends_soon(found, now)
+        if is_ending:
+            there.pop("endTime", None)  # so that it is chosen anew
+        if is_ending or self.schedule_differences(found):
+            params = merged_params(self.schedule, self.folder_template, there, now)
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
         return operations
@@ -259,22 +283,56 @@ class ExportIds(NamedTuple):
     dataflow_id: DataflowId
 
 
-def settle_differences(kind: Collection, found: Any, different: Sequence[Difference], manner: Manner) -> None:
-    """Tell or refuse what differs. What the task itself made in an earlier try is no reason to refuse."""
-    title = f"{kind.title} {found.name!r} ({found.id})"
-    if manner.if_exists == "fail" and (different or not manner.maker.may_have_made(found)):
-        told = "; ".join(map(str, different)) or "it does not differ from what the DAG says"
-        raise EntityExists(f"{title} exists and if_exists is 'fail': {told}")
-    for each in different:
-        if manner.if_exists == "update":
-            log.info("%s: %s; updating it", title, each)
-        else:
-            log.warning("%s is reused as it is: %s", title, each)
+class Comparison(NamedTuple):
+    """What is at Adobe, and in what it differs from a wish."""
+
+    kind: Collection
+    found: Any
+    differences: Sequence[Difference]
+    is_shared: bool = False  # with other exports, so that its mere existence is no reason to refuse
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind.title} {self.found.name!r} ({self.found.id})"
 
 
-def cannot_change(kind: Collection, found: Any, different: Sequence[Difference]) -> str:
-    told = "; ".join(map(str, different))
-    return f"{kind.title} {found.name!r} ({found.id}): {told}. Adobe cannot change that; give the export another name."
+def compare(
+    kind: Collection, wish: BaseWish | SourceWish | TargetWish | DataflowWish, found: Any, *, is_shared: bool = False
+) -> Comparison:
+    different = [Difference("name", wish.name, found.name)] if found.name != wish.name else []
+    return Comparison(kind, found, [*different, *wish.differences(found)], is_shared)
+
+
+def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
+    """Tell what differs, or refuse it all at once; nothing has been changed by then.
+
+    Raises:
+        EntityExists: `if_exists="fail"`, except for what the task itself made in an earlier try and still is as wanted;
+            or "update", and a difference is one that Adobe cannot change.
+    """
+    if manner.if_exists == "fail":
+        refused = [
+            f"{each.title}: {'; '.join(map(str, each.differences)) or 'it does not differ from what the DAG says'}"
+            for each in comparisons
+            if not each.is_shared and (each.differences or not manner.maker.may_have_made(each.found))
+        ]
+        if refused:
+            raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
+    for each in comparisons:
+        fixed = [different for different in each.differences if different.is_fixed]
+        if fixed and manner.if_exists == "update":
+            raise EntityExists(cannot_change(each._replace(differences=fixed)))
+    for each in comparisons:
+        for different in each.differences:
+            if manner.if_exists == "update":
+                log.info("%s: %s; updating it", each.title, different)
+            else:
+                log.warning("%s is reused as it is: %s", each.title, different)
+
+
+def cannot_change(comparison: Comparison) -> str:
+    told = "; ".join(map(str, comparison.differences))
+    return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:
@@ -292,6 +350,10 @@ def ends_soon(found: Dataflow, now: datetime) -> bool:
     return end is not None and int(end) - now.timestamp() < WARN_BEFORE_END_DAYS * 86_400
 
 
+def _rename(name: str, found: Entity) -> list[dict[str, Any]]:
+    return [replacement("/name", name)] if found.name != name else []
+
+
 def replacement(path: str, value: Any) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
 
@@ -304,7 +366,7 @@ def _listed(ids: Sequence[str]) -> str:
     return ", ".join(sorted(ids))
 
 
-def _ids(base: str, source: str, target: str, dataflow: str) -> ExportIds:
+def export_ids(base: str, source: str, target: str, dataflow: str) -> ExportIds:
     return ExportIds(
         BaseConnectionId(base), SourceConnectionId(source), TargetConnectionId(target), DataflowId(dataflow)
     )

@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where exports land (default: %(default)s)",
     )
+    add(
+        "--no-files", dest="write_files", action="store_false", help="runs count rows and write nothing: for load tests"
+    )
     add("--state", type=Path, metavar="FILE", help="keep everything in this file over a restart (default: in memory)")
     add("--speed", type=float, default=1.0, help="emulated seconds in a real one; 3600 makes an hour a second")
     add("--seed", type=int, default=0, help="decides over IDs and file names (default: %(default)s)")
@@ -151,7 +154,7 @@ def _greet(platform: Platform, url: str) -> None:
     lines = [
         f"Adobe emulator at {url}",
         f"export AIRFLOW_CONN_AEP_DEFAULT='{connection(platform, url)}'",
-        f"Exports land in {platform.data and platform.data.resolve()}",
+        f"Exports land in {platform.data.resolve()}" if platform.data else "Exports leave no files",
         f"One real second is {platform.clock.speed:g} emulated ones; see {url}{admin.BASE}/summary",
         "Datasets:",
         *(f"  {one.id}  {platform.lake.row_count(one.id):>6} rows  {one.name}" for one in SEEDED),

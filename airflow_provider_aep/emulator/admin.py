@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from airflow_provider_aep.emulator.call import Answer
+from airflow_provider_aep.emulator.call import Answer, read_json
 from airflow_provider_aep.emulator.errors import Refusal, problem
 from airflow_provider_aep.emulator.store import KINDS
 
@@ -44,18 +43,18 @@ def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
     Raises:
         Refusal: 404 for a path that is not there, 400 for a body that means nothing.
     """
-    body: dict[str, Any] = {}
-    if request.content:
-        try:
-            body = json.loads(request.content)
-        except ValueError:
-            raise problem(400, "Bad Request", "The body is not JSON") from None
+    try:
+        body = read_json(request.content) or {}
+    except ValueError:
+        raise problem(400, "Bad Request", "The body is not JSON") from None
+    if not isinstance(body, dict):
+        raise problem(400, "Bad Request", "The body is not a JSON object")
     work = _WORK.get((request.method, path.removeprefix(BASE).strip("/")))
     if work is None:
         raise Refusal(404, {"message": "No such page", "pages": HELP.splitlines()})
     try:
         return Answer(200, work(platform, body))
-    except (TypeError, ValueError, KeyError) as trouble:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as trouble:
         raise problem(400, "Bad Request", f"{type(trouble).__name__}: {trouble}") from None
 
 

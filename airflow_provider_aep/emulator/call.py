@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from airflow_provider_aep.emulator.store import Collection, Sandbox
+
+# Far deeper than any of Adobe's bodies, and shallow enough to be copied, compared and written again.
+_DEEPEST = 64
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,37 @@ class Call:
 
     def collection(self, kind: str) -> Collection:
         return self.sandbox.collections[kind]
+
+
+def read_json(content: bytes) -> Any:
+    """The value of a JSON body; None for an empty one.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than anything that Adobe documents.
+    """
+    if not content:
+        return None
+    try:
+        value = json.loads(content, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
+        level = [
+            below
+            for one in level
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+    return value
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(name)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,12 @@ def patched(call: Call, kind: str, entity: Entity, options: Options) -> tuple[En
 
 
 def check_version(call: Call, entity: Entity, *, required: bool) -> None:
-    """`If-Match` has to name the current etag, with double quotes around it, as the OpenAPI says."""
-    supplied = call.headers.get("if-match")
-    if supplied is None:
+    """`If-Match` has to name the current etag, with double quotes around it, as the OpenAPI says.
+
+    Adobe's Postman collection puts it into the query, so it is looked for there, too.
+    """
+    supplied = call.headers.get("if-match") or dict(call.pairs).get("if-match")
+    if not supplied:
         if required:
             raise flow_service(1403, 400, "The header If-Match is missing")
         return

@@ -6,6 +6,8 @@ import math
 import threading
 import time
 
+_END = 221_845_392_000.0  # the year 9000: dates of five digits are none to Python
+
 
 class Clock:
     """Emulated time in seconds since 1970 UTC; `speed` emulated seconds pass in each real one.
@@ -33,11 +35,13 @@ class Clock:
         """Move time forward by `seconds` and return the new moment.
 
         Raises:
-            ValueError: `seconds` is negative or not finite; runs that happened cannot unhappen.
+            ValueError: `seconds` is negative or too many; runs that happened cannot unhappen.
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds={seconds!r}: time moves forward only, by 0 seconds or more")
         with self._lock:
+            if self._now() + seconds > _END:
+                raise ValueError(f"seconds={seconds!r}: emulated time ends with the year 9000")
             self._start += seconds
             return self._now()
 
@@ -47,4 +51,4 @@ class Clock:
             self._start += max(0.0, moment - self._now())
 
     def _now(self) -> float:
-        return self._start + (time.monotonic() - self._origin) * self.speed
+        return min(_END, self._start + (time.monotonic() - self._origin) * self.speed)

@@ -181,7 +181,13 @@ class Lake:
         Raises:
             KeyError: there is no such dataset.
         """
-        return self._rows(_BY_ID[dataset_id], after_ms, until_ms)  # looked up here, so that the error is not lazy
+        dataset = _BY_ID[dataset_id]  # looked up here, so that the error is not lazy
+        due = self._due(dataset, after_ms, until_ms)
+        return (_row(dataset, *one) if isinstance(one, tuple) else dict(one) for one in due)
+
+    def exported_count(self, dataset_id: str, after_ms: int | None, until_ms: int) -> int:
+        """How many `rows` there are, without making them."""
+        return sum(1 for _ in self._due(_BY_ID[dataset_id], after_ms, until_ms))
 
     def add_rows(self, dataset_id: str, rows: Iterable[Mapping[str, Any]], at_ms: int) -> None:
         """Let rows arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
@@ -200,23 +206,26 @@ class Lake:
     def _arrived(self, until_ms: int) -> int:
         return max(0, math.floor((until_ms - self.start_ms) * self.arrivals / HOUR_MS))
 
-    def _rows(self, dataset: SeedDataset, after_ms: int | None, until_ms: int) -> Iterator[dict[str, Any]]:
+    def _due(
+        self, dataset: SeedDataset, after_ms: int | None, until_ms: int
+    ) -> Iterator[tuple[int, int] | dict[str, Any]]:
+        """What makes each row: its number and moment, or, for one that was added, the row itself."""
         oldest_ms = until_ms - EXPORTED_EVENT_DAYS * DAY_MS if dataset.kind == "event" else -math.inf
         if after_ms is None:
             span_ms = _EVENT_DAYS.get(dataset.id, _DEFAULT_EVENT_DAYS) * DAY_MS
             for index in range(dataset.rows):
                 at_ms = self.start_ms - span_ms + span_ms * index // dataset.rows
                 if at_ms >= oldest_ms:
-                    yield _row(dataset, index, at_ms)
+                    yield index, at_ms
         first = 0 if after_ms is None else self._arrived(after_ms)
         for number in range(first, self._arrived(until_ms)):
             at_ms = self.start_ms + math.ceil((number + 1) * HOUR_MS / self.arrivals)
             if at_ms >= oldest_ms:
-                yield _row(dataset, dataset.rows + number, at_ms)
+                yield dataset.rows + number, at_ms
         for at_ms, row in self.added.get(dataset.id, []):
             arrived = at_ms <= until_ms and (after_ms is None or at_ms > after_ms)
             if arrived and (dataset.kind != "event" or _timestamp_ms(row) >= oldest_ms):
-                yield dict(row)
+                yield row
 
 
 def _timestamp_ms(row: Mapping[str, Any]) -> float:

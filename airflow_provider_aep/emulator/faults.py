@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,18 @@ from typing import Any, Literal, get_args
 
 Kind = Literal["status", "refuse", "reset", "lose_reply", "truncate", "hang", "delay"]
 MIXED = ("status", "refuse", "reset", "lose_reply", "truncate")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "match": (str,),
+    "status": (int,),
+    "retry_after": (str, type(None)),
+    "after": (bool,),
+    "seconds": (float, int),
+    "skip": (int,),
+    "times": (int, type(None)),
+    "probability": (float, int),
+}
 
 
 @dataclass
@@ -51,6 +64,10 @@ class Fault:
     hits: int = 0
 
     def __post_init__(self) -> None:
+        for name, kinds in _TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, int | float) and not 0 <= value < math.inf):
+                raise ValueError(f"{name}={value!r}: {kinds[0].__name__} is expected, a number from 0 on")
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind={self.kind!r}: one of {', '.join(get_args(Kind))} is expected")
         if self.body not in ("json", "html", "empty"):
@@ -59,6 +76,10 @@ class Fault:
             raise ValueError(f"status={self.status!r}: 400 to 599 is expected")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability!r}: 0 to 1 is expected")
+        if self.retry_after is not None:
+            if not self.retry_after.isascii() or not self.retry_after.isprintable():
+                raise ValueError(f"retry_after={self.retry_after!r}: no header can say that")
+            self.answer()  # finds out whether "date:..." holds a number
         self._seen = 0
         self._chance = random.Random(self.seed)
 

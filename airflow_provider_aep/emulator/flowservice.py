@@ -22,6 +22,7 @@ from airflow_provider_aep.emulator.query import (
     next_href,
     read_query,
     read_search,
+    whole_number,
 )
 from airflow_provider_aep.emulator.runs import DATASETS, Runs
 from airflow_provider_aep.emulator.specs import CONNECTION_SPECS, FLOW_SPECS
@@ -86,7 +87,9 @@ class FlowService:
         return Answer(200, self._page(collection, query, query.limit or size or self._options.page_size, kind, call))
 
     def _search(self, call: Call, kind: str, collection: Collection) -> Answer:
-        body = call.body if isinstance(call.body, dict) else {}
+        body = {} if call.body is None else call.body
+        if not isinstance(body, dict):
+            raise flow_service(1425, 400, "A JSON object is expected")
         query = read_search(kind, body, dict(call.pairs).get("continuationToken"), refused=self._refused)
         found = self._page(collection, query, query.limit or self._options.page_size, f"{kind}/search", call)
         wanted = [one.strip() for one in str(body.get("projectionFields") or "").split(",") if one.strip()]
@@ -224,8 +227,7 @@ class FlowService:
         if kind == "runs":
             raise _runs_are_read()
         entity = call.collection(kind).get(entity_id)
-        if call.headers.get("if-match"):
-            check_version(call, entity, required=False)
+        check_version(call, entity, required=False)
         self._check_state(kind, entity, "deleted")
         if kind == "connections":
             self._check_base_unused(call, entity_id)
@@ -244,11 +246,20 @@ class FlowService:
         return Answer(202)
 
     def _check_base_unused(self, call: Call, base_id: str) -> None:
-        targets = {one["id"] for one in call.collection("targetConnections") if one["baseConnectionId"] == base_id}
-        flows = [one["id"] for one in call.collection("flows") if targets.intersection(one["targetConnectionIds"])]
-        if flows or targets:
-            users = f"flows {flows}" if flows else f"target connections {sorted(targets)}"
-            raise flow_service(1418, 400, f"Base connection [{base_id}] is used by {users}")
+        """Only dataflows keep a base connection: Adobe's guide "Delete destination accounts" asks for no more."""
+        ends = {
+            one["id"]
+            for kind in ("sourceConnections", "targetConnections")
+            for one in call.collection(kind)
+            if one["baseConnectionId"] == base_id
+        }
+        flows = [
+            one["id"]
+            for one in call.collection("flows")
+            if ends.intersection((*one["sourceConnectionIds"], *one["targetConnectionIds"]))
+        ]
+        if flows:
+            raise flow_service(1418, 400, f"Base connection [{base_id}] is used by flows {flows}")
 
     # -- states that pass -------------------------------------------------------------------------------------
 
@@ -301,6 +312,7 @@ def _number(given: dict[str, str], name: str, default: int, least: int) -> int:
     value = given.get(name)
     if value is None:
         return default
-    if not value.isascii() or not value.isdigit() or int(value) < least:
+    number = whole_number(value)
+    if number is None or number < least:
         raise flow_service(1453, 400, f"{name}={value}: a number, {least} or more, is expected")
-    return int(value)
+    return number

@@ -114,6 +114,10 @@ class Gateway:
         return found
 
 
+def _text(content: object) -> str:
+    return content.decode("utf-8", "replace").strip() if isinstance(content, bytes) else ""
+
+
 def _form(request: httpx.Request) -> list[tuple[str, str]]:
     """The fields of a form body: URL-encoded as Adobe documents it, or multipart as Postman's form-data sends it."""
     kind = request.headers.get("content-type", "")
@@ -125,6 +129,6 @@ def _form(request: httpx.Request) -> list[tuple[str, str]]:
         for part in parser.iter_parts():
             name = part.get_param("name", header="content-disposition")
             if isinstance(part, email.message.EmailMessage) and isinstance(name, str):
-                fields.append((name, str(part.get_content()).strip()))
+                fields.append((name, _text(part.get_payload(decode=True))))
         return fields
     return parse_qsl(request.content.decode("utf-8", "replace"), keep_blank_values=True)

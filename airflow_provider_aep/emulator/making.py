@@ -71,8 +71,7 @@ class Maker:
     def _connection(self, call: Call, body: dict[str, Any]) -> Entity:
         entity = self._entity(call, body)
         spec = rules.connection_spec(body)
-        if spec.source:
-            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
+        # Adobe's first destination tutorials make a base connection for the source, too; later ones do without.
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
         login = rules.auth(spec, body.get("auth"), today=date(call.now))
         if login is not None:
@@ -87,7 +86,10 @@ class Maker:
         if not spec.source:
             raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a source")
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
-        entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
+        if body.get("baseConnectionId") is not None:
+            entity["baseConnectionId"] = _base(call, body, spec.id)["id"]
+        else:
+            entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
         if spec.id == DATA_LAKE:
             entity["params"] = {"datasets": rules.datasets(body.get("params"), DATASET_NAMES)}
         if spec.id == PROFILE_STORE:
@@ -100,14 +102,9 @@ class Maker:
     def _target_connection(self, call: Call, body: dict[str, Any]) -> Entity:
         entity = self._entity(call, body)
         spec = rules.connection_spec(body)
-        base_id = body.get("baseConnectionId")
-        if not base_id:
-            raise missing("baseConnectionId 'baseConnectionId' is required")
-        base = call.collection("connections").get(str(base_id), in_path=False)
-        if base["connectionSpec"]["id"] != spec.id:
-            raise flow_service(
-                1413, 400, f"Base connection [{base_id}] has connection spec [{base['connectionSpec']['id']}]"
-            )
+        if spec.source:
+            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
+        base = _base(call, body, spec.id)
         entity["baseConnectionId"] = base["id"]
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
         entity["params"] = rules.target_params(spec, body.get("params"), self._options)
@@ -123,7 +120,8 @@ class Maker:
             entity[member] = [rules.one_id(member, body.get(member))]
         rules.flow_fits(spec, *ends(call, entity))
         entity["transformations"] = rules.transformations(body.get("transformations"))
-        if spec.datasets or body.get("scheduleParams") is not None:
+        # The OpenAPI's own example of a dataset dataflow has no schedule; one can be patched in, until then it rests.
+        if "scheduleParams" in body and (spec.datasets or body["scheduleParams"] is not None):
             entity["scheduleParams"] = rules.schedule(
                 body.get("scheduleParams"), now=call.now, options=self._options, whole=spec.datasets
             )
@@ -131,6 +129,18 @@ class Maker:
         entity["runs"] = f"/runs?property=flowId=={entity['id']}"
         entity["lastOperation"] = operation("create", call.now_ms, [])
         return entity
+
+
+def _base(call: Call, body: dict[str, Any], spec_id: str) -> Entity:
+    """The base connection that a body names, which has to have the same connection spec."""
+    base_id = body.get("baseConnectionId")
+    if not base_id:
+        raise missing("baseConnectionId 'baseConnectionId' is required")
+    base = call.collection("connections").get(str(base_id), in_path=False)
+    used = base["connectionSpec"]["id"]
+    if used != spec_id:
+        raise flow_service(1413, 400, f"Base connection [{base_id}] has connection spec [{used}]")
+    return base
 
 
 def ends(call: Call, flow: Entity) -> tuple[Entity, Entity]:

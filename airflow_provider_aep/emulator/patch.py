@@ -9,6 +9,7 @@ import copy
 from typing import Any
 
 from airflow_provider_aep.emulator.errors import flow_service
+from airflow_provider_aep.emulator.query import whole_number
 
 _OPERATIONS = ("add", "replace", "remove")
 
@@ -80,9 +81,10 @@ def _member(parent: Any, step: str, steps: tuple[str, ...]) -> Any:
 
 
 def _index(parent: list[Any], step: str, steps: tuple[str, ...], room: int = 0) -> int:
-    if not (step.isascii() and step.isdigit()) or int(step) >= len(parent) + room:
+    index = whole_number(step)
+    if index is None or index >= len(parent) + room:
         raise _nowhere(steps)
-    return int(step)
+    return index
 
 
 def _nowhere(steps: tuple[str, ...]) -> Exception:

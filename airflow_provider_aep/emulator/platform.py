@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from airflow_provider_aep.emulator import admin, state
-from airflow_provider_aep.emulator.call import Answer, Call
+from airflow_provider_aep.emulator.call import Answer, Call, read_json
 from airflow_provider_aep.emulator.clock import Clock
 from airflow_provider_aep.emulator.datasets import Lake
 from airflow_provider_aep.emulator.errors import Refusal, flow_service, ims, problem
@@ -28,8 +28,9 @@ from airflow_provider_aep.emulator.faults import Fault, Faults
 from airflow_provider_aep.emulator.flowservice import BASE, FlowService
 from airflow_provider_aep.emulator.gateway import Gateway
 from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.plans import Outcome, Script
 from airflow_provider_aep.emulator.query import Entity, RefusedFilter
-from airflow_provider_aep.emulator.runs import Outcome, Runs, Script
+from airflow_provider_aep.emulator.runs import Runs
 from airflow_provider_aep.emulator.services import (
     ADHOC,
     LANDING_ZONE,
@@ -89,14 +90,15 @@ class Platform:
         self.faults: Faults = Faults()
         self.requests: deque[Logged] = deque(maxlen=200_000)
         self.refused_filters: list[RefusedFilter] = []
-        self.data = Path(data) if data is not None else self._temporary() if self.options.write_files else None
+        self.data: Path | None = None
+        if self.options.write_files:
+            self.data = Path(data) if data is not None else self._temporary()
         self.state_file = Path(state) if state is not None else None
         self._lock = threading.RLock()
         # Delayed lists follow the emulated clock, unless a server gives them real time.
         self.store = Store(seed, visible_now or self.clock.now)
         self.lake = Lake(arrivals=self.options.arrivals, start_ms=int(self.clock.now() * 1000))
-        root = self.data if self.options.write_files else None
-        self.runs = Runs(self.store, self.lake, self.options, root, seed)
+        self.runs = Runs(self.store, self.lake, self.options, self.data, seed)
         self.gateway = Gateway(self.options, self.store)
         self.adhoc = AdhocRuns(self.runs, self.options)
         self._landing_zone = LandingZone(self.options)
@@ -145,7 +147,7 @@ class Platform:
             response = None
             if fault is None or fault.works_first:
                 response = self._render(request, lambda: self._route(request, path, now))
-                self._save()
+                self._save(written=request.method not in ("GET", "HEAD"))
             if fault is not None and fault.kind == "status":
                 status, headers, body = fault.answer()
                 response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=body)
@@ -258,6 +260,7 @@ class Platform:
             KeyError: there is no such dataflow.
         """
         with self._lock:
+            self.tick()  # a run that is due already is not the next one
             scripts = self.runs.any_flow if flow_id == "*" else self.runs.flow_plans[flow_id].scripts
             scripts.append(Script(outcome, **members))
 
@@ -298,9 +301,10 @@ class Platform:
             if self.store.dirty:
                 self.save()
 
-    def _save(self) -> None:
-        """Save after a change, at most twice a second; a server saves what is left in its own time."""
-        if self.state_file is not None and self.store.dirty and time.monotonic() - self._saved_at > 0.5:
+    def _save(self, *, written: bool) -> None:
+        """Save what a caller has written before it is acknowledged, and what time has brought twice a second."""
+        late = time.monotonic() - self._saved_at > 0.5
+        if self.state_file is not None and self.store.dirty and (written or late):
             self.save()
             self._saved_at = time.monotonic()
 
@@ -329,17 +333,10 @@ def _steps(path: str, base: str) -> tuple[str, ...]:
 
 
 def _json(request: httpx.Request) -> Any:
-    if not request.content:
-        return None
     try:
-        return json.loads(request.content, parse_constant=_no_constant)
+        return read_json(request.content)
     except ValueError:
         raise flow_service(1425, 400, "The request body is not JSON") from None
-
-
-def _no_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
-    raise ValueError(name)
 
 
 def _request_id() -> str:

@@ -20,7 +20,7 @@ Entity = dict[str, Any]
 _OPERATOR = r"==|>=|<=|>|<|="
 _FILTER = re.compile(rf"([A-Za-z_][\w.\[\]-]*?)\s*({_OPERATOR})(.*)", re.DOTALL)
 # `a==1&b==2` is two filters; an ampersand inside a value is not followed by a path and an operator.
-_JOINT = re.compile(rf"&(?=[A-Za-z_][\w.\[\]-]*(?:{_OPERATOR}))")
+_JOINT = re.compile(rf"&\s*(?=[A-Za-z_][\w.\[\]-]*(?:{_OPERATOR}))")
 
 _COMMON = ("id", "createdAt", "updatedAt", "createdBy", "updatedBy", "createdClient", "updatedClient", "sandboxId",
            "sandboxName", "imsOrgId")  # fmt: skip
@@ -170,9 +170,10 @@ def _filters(kind: str, text: str) -> list[Filter]:
 
 
 def _limit(value: str, most: int) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
+    number = whole_number(value)
+    if number is None or number < 1:
         raise flow_service(1453, 400, f"limit={value}: a positive number is expected")
-    return min(int(value), most)
+    return min(number, most)
 
 
 def _order(kind: str, text: str) -> tuple[tuple[str, bool], ...]:
@@ -191,6 +192,11 @@ def _refuse(refused: Sequence[RefusedFilter], kind: str, path: str, operator: st
     for one in refused:
         if one.hits(kind, path, operator, several):
             raise flow_service(one.code, 400, f"Filter on [{path}] with [{operator}] is not supported")
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a few ASCII digits stand for; Python itself refuses to read thousands of them."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
 
 
 def _is_number(text: str) -> bool:
@@ -214,6 +220,9 @@ def predicate(condition: Filter) -> Callable[[Entity], bool]:
         wanted = frozenset(condition.values)
         if path == "state":
             return lambda entity: _state(entity) in wanted
+        if path == "metrics.statusSummary.status":  # Adobe's pages filter by `Failed` and by `success`
+            lower = {one.lower() for one in wanted}
+            return lambda entity: any(str(value).lower() in lower for value in values_at(entity, path))
         if "." not in path and "[" not in path:
             return lambda entity: _text(entity.get(path)) in wanted or _any_in(entity.get(path), wanted)
         return lambda entity: any(_text(value) in wanted for value in values_at(entity, path))
@@ -279,12 +288,17 @@ def read_token(token: str) -> list[Any]:
     Raises:
         Refusal: 1453-400, it is none of ours.
     """
+    refusal = flow_service(1453, 400, f"continuationToken [{token}] is not valid")
     for text in (token, unquote(token.split("&")[0])):
         match = re.fullmatch(r"\+RID:~([A-Za-z0-9+/=]+)==#RT:(\d+)", text)
         if match and len(match[1]) == int(match[2]):
-            position: list[Any] = json.loads(base64.b64decode(match[1]))
-            return position
-    raise flow_service(1453, 400, f"continuationToken [{token}] is not valid")
+            try:
+                position = json.loads(base64.b64decode(match[1]))
+            except (ValueError, RecursionError):
+                raise refusal from None
+            if isinstance(position, list):
+                return position
+    raise refusal
 
 
 def next_href(kind: str, pairs: Iterable[tuple[str, str]], token: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from airflow_provider_aep.emulator.errors import Refusal, flow_service, invalid, missing, not_found
 from airflow_provider_aep.emulator.files import check_template
 from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.query import whole_number
 from airflow_provider_aep.emulator.specs import (
     CONNECTION_SPECS,
     DATA_LAKE,
@@ -164,7 +165,7 @@ def _broken(rule: Param, value: Any) -> str | None:
     if rule.type == "boolean":
         return None if isinstance(value, bool) else "is not true or false"
     if rule.type == "port":  # Adobe prints a text in one place and a number in another
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        number = whole_number(value) if isinstance(value, str) else value
         right = isinstance(number, int) and not isinstance(number, bool) and 0 < number < 65_536
         return None if right else "is not a port, 1 to 65535"
     if not isinstance(value, str):
@@ -324,11 +325,10 @@ def _folder_templates(given: Mapping[str, Any]) -> None:
 
 
 def _whole_number(name: str, value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = whole_number(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int):
         raise invalid(f"scheduleParams.{name} [{value}] is not a whole number")
-    return value
+    return number
 
 
 def _rhythm(interval: int, unit: Any, mode: Any, options: Options) -> None:

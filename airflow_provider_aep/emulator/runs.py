@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from airflow_provider_aep.emulator import metrics
 from airflow_provider_aep.emulator.datasets import SEEDED, Lake
 from airflow_provider_aep.emulator.files import Written, write_export, write_manifest
 from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.plans import FlowPlan, RunPlan, Script
 from airflow_provider_aep.emulator.query import Entity
 from airflow_provider_aep.emulator.rules import TEMPLATES
 from airflow_provider_aep.emulator.specs import CONNECTION_SPECS, FLOW_SPECS, FULL
@@ -22,53 +23,8 @@ from airflow_provider_aep.emulator.store import Sandbox, Store
 DATASETS = {dataset.id: dataset for dataset in SEEDED}
 _UNIT_SECONDS = {"hour": 3600, "day": 86_400}
 
-Outcome = Literal["success", "partial", "failed", "empty"]
 # When a run that takes its whole time does what; the rest of its time it works on silently.
 _STARTED, _REPORTED = 0.2, 0.6
-
-
-@dataclass
-class Script:
-    """How the next run of a dataflow goes; `seconds` (emulated) replaces the usual duration."""
-
-    outcome: Outcome = "success"
-    seconds: float | None = None
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    failed_records: int = 3
-    status: str | None = None
-
-
-@dataclass
-class FlowPlan:
-    """What is known of a dataflow beside its record: its next slot and how far each dataset has been exported."""
-
-    flow_id: str
-    sandbox: str
-    generation: int = 0
-    runs: int = 0
-    exported_until_ms: dict[str, int] = field(default_factory=dict)
-    scripts: list[Script] = field(default_factory=list)
-
-
-@dataclass
-class RunPlan:
-    """A run under way, with all that it needs to end, even when its dataflow has been deleted meanwhile."""
-
-    run_id: str
-    flow_id: str
-    sandbox: str
-    slot_ms: int
-    dataset_ids: list[str]
-    source_id: str
-    target_id: str
-    storage: str
-    params: dict[str, Any]
-    login: dict[str, Any]
-    names: dict[str, str]
-    template: str | None
-    full: bool
-    started_ms: int
-    script: Script = field(default_factory=Script)
 
 
 @dataclass(order=True)
@@ -253,7 +209,8 @@ class Runs:
         if script.outcome != "failed":
             try:
                 results = self._export(plan)
-            except (ImportError, OSError, ValueError) as problem:  # a storage that cannot be written to
+            # A storage that cannot be written to, or added rows that fit in no schema.
+            except (ImportError, OSError, ValueError, TypeError, OverflowError, NotImplementedError) as problem:
                 errors = [{**metrics.ABORTED, "message": f"Job aborted. {problem}"}]
         if results is None:
             word = script.status or self._word("failed")
@@ -306,7 +263,7 @@ class Runs:
         losing = plan.script.failed_records if plan.script.outcome == "partial" else 0
         for dataset_id in plan.dataset_ids:
             after_ms = None if plan.full else flow_plan.exported_until_ms.get(dataset_id)
-            rows = [] if plan.script.outcome == "empty" else list(self._lake.rows(dataset_id, after_ms, plan.slot_ms))
+            rows = self._rows(plan, dataset_id, after_ms)
             kept = rows[: len(rows) - min(losing, len(rows))]
             losing -= len(rows) - len(kept)
             export = self._write(plan, dataset_id, kept)
@@ -320,7 +277,15 @@ class Runs:
             write_manifest(exports, destination_id=plan.flow_id, run_id=plan.run_id, scheduled_time_ms=plan.slot_ms)
         return results
 
-    def _write(self, plan: RunPlan, dataset_id: str, rows: list[dict[str, Any]]) -> Written:
+    def _rows(self, plan: RunPlan, dataset_id: str, after_ms: int | None) -> Sequence[Any]:
+        """The rows of an export, or, where none are written, as many stand-ins."""
+        if plan.script.outcome == "empty":
+            return ()
+        if self._root is None:
+            return range(self._lake.exported_count(dataset_id, after_ms, plan.slot_ms))
+        return list(self._lake.rows(dataset_id, after_ms, plan.slot_ms))
+
+    def _write(self, plan: RunPlan, dataset_id: str, rows: Sequence[Any]) -> Written:
         if self._root is None:
             return Written(Path(), (), "")
         return write_export(

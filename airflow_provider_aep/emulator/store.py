@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import not_found
+from airflow_provider_aep.emulator.errors import flow_service, not_found
 from airflow_provider_aep.emulator.query import Entity, Query, predicate, read_token, sort_key, write_token
 
 KINDS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
@@ -83,7 +83,10 @@ class Collection:
         start = 0
         if query.token is not None:
             position = read_token(query.token)
-            start = position[0] if by_position else _start_after(found, order, position)
+            try:
+                start = int(position[0]) if by_position else _start_after(found, order, position)
+            except (TypeError, ValueError, IndexError):  # a token of another order, or one made up
+                raise flow_service(1453, 400, f"continuationToken [{query.token}] does not fit") from None
         page = found[start : start + size]
         if start + size >= len(found):
             return page, None

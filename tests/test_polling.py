@@ -1,0 +1,683 @@
+"""The question put to Adobe: each wait gets its own run and no other, for few requests, whatever Adobe does meanwhile.
+
+The Adobe of these tests answers the calls of `poll` one by one in memory. It can hold back what happened, refuse
+filters, fail, and change between two pages; it knows what any list shows at any moment, which is the oracle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_aep.api.calls import Call, Now, Together
+from airflow_provider_aep.api.entities import DataflowId, FlowRunId
+from airflow_provider_aep.api.errors import (
+    AccessDenied,
+    AepError,
+    OutcomeUnknown,
+    PlatformUnavailable,
+    ReplyError,
+    RequestRefused,
+    UnexpectedReply,
+)
+from airflow_provider_aep.api.polling import ABREAST, OVERLAP_MS, poll
+from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
+
+START_MS = 1_800_000_000_000
+MINUTE, DAY = 60_000, 86_400_000
+
+
+@dataclass
+class Version:
+    """A run as it was from `at_ms` on; lists show it from `shown_ms` on."""
+
+    at_ms: int
+    shown_ms: int
+    status: str = ""
+    dated: bool = True
+
+
+@dataclass
+class Run:
+    id: str
+    dataflow_id: str
+    created_ms: int
+    versions: list[Version]
+    odd: dict[str, Any] = field(default_factory=dict)
+
+    def shown(self, now_ms: int) -> dict[str, Any] | None:
+        """The run as a list shows it now."""
+        visible = [each for each in self.versions if each.shown_ms <= now_ms]
+        if not visible or self.versions[0].shown_ms > now_ms:
+            return None
+        last = max(visible, key=lambda each: (each.at_ms, self.versions.index(each)))
+        updated = max(each.at_ms for each in visible if each.dated)
+        metrics: dict[str, Any] = {"statusSummary": {"status": last.status}} if last.status else {}
+        if last.status in ("success", "failed"):
+            metrics["durationSummary"] = {"startedAtUTC": self.created_ms, "completedAtUTC": last.at_ms}
+        named = {"id": self.id, "flowId": self.dataflow_id}
+        return {**named, "createdAt": self.created_ms, "updatedAt": updated, "metrics": metrics, **self.odd}
+
+    @property
+    def has_ended(self) -> bool:
+        return self.versions[-1].status in ("success", "failed")
+
+
+@dataclass
+class ModelAdobe:
+    """Adobe's list of runs, at a time of its own."""
+
+    now_ms: int = START_MS
+    local_skew_ms: int = 0
+    page_size: int = 100
+    by_position: bool = True
+    refused: frozenset[str] = frozenset()
+    bad_ids: frozenset[str] = frozenset()
+    is_endless: bool = False
+    runs: dict[str, Run] = field(default_factory=dict)
+    by_dataflow: dict[str, list[Run]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    most_abreast: int = 0
+    between: Callable[[], object] = lambda: None
+    problem: AepError | None = None
+    trouble: Callable[[str], AepError | None] = lambda _url: None
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    _tokens: list[tuple[Call[Any], Any]] = field(default_factory=list)
+    _has_replied: bool = False
+
+    def create(self, dataflow_id: str, *, late_ms: int = 0, created_ms: int | None = None, run_id: str = "") -> Run:
+        created = self.now_ms if created_ms is None else created_ms
+        shown = max(created, self.now_ms) if created_ms is None else created
+        name = run_id or f"{self.chance.getrandbits(64):016x}-{len(self.runs):08d}"
+        run = Run(name, dataflow_id, created, [Version(created, shown + late_ms)])
+        self.runs[run.id] = run
+        self.by_dataflow.setdefault(dataflow_id, []).append(run)
+        return run
+
+    def change(self, run: Run, status: str, *, late_ms: int = 0, dated: bool = True) -> None:
+        run.versions.append(Version(self.now_ms, self.now_ms + late_ms, status, dated))
+
+    def perform(self, procedure: Any) -> Any:
+        """Run a procedure as a session would; those side by side take turns at random."""
+        return self._finish(iter(procedure))
+
+    def _finish(self, steps: Any) -> Any:
+        reply: Any = None
+        error: AepError | None = None
+        try:
+            while True:
+                step = steps.throw(error) if error else steps.send(reply)
+                reply, error = self._step(step)
+        except StopIteration as end:
+            return end.value
+
+    def _step(self, step: Any) -> tuple[Any, AepError | None]:
+        if isinstance(step, Now):
+            return self.now_ms + (0 if self._has_replied else self.local_skew_ms), None
+        if isinstance(step, Together):
+            return self._side_by_side(step)
+        try:
+            return self._answer(step), None
+        except AepError as error:
+            return None, error
+
+    def _side_by_side(self, step: Together) -> tuple[Any, AepError | None]:
+        errors: list[AepError] = []
+        active: list[list[Any]] = [[procedure, None, None] for procedure in step.procedures]
+        self.most_abreast = max(self.most_abreast, len(active))
+        while active:
+            task = self.chance.choice(active)
+            procedure, reply, error = task
+            try:
+                asked = procedure.throw(error) if error else procedure.send(reply)
+                task[1:] = self._step(asked)
+            except StopIteration:
+                active.remove(task)
+            except AepError as problem:
+                active.remove(task)
+                errors.append(problem)
+        return [None] * len(step.procedures), errors[0] if errors else None
+
+    def _answer(self, call: Call[Any]) -> Any:
+        base = "https://platform.adobe.io/data/foundation/flowservice"
+        query = "?" + urlencode(call.query, quote_via=quote, safe="") if call.query else ""
+        self.requests.append(base + call.path + query)
+        assert len(self.requests[-1]) < 8_000
+        self.between()
+        problem = self.problem or self.trouble(self.requests[-1])
+        if problem:
+            raise problem
+        self._has_replied = True
+        assert call.read
+        return call.read(self._page(call))
+
+    def _page(self, call: Call[Any]) -> dict[str, Any]:
+        after: Any = None
+        if "continuationToken=" in call.path:
+            call, after = self._tokens[int(call.path.rpartition("=")[2])]
+        query = list(call.query)
+        order = dict(query).get("orderby", "")
+        self._check(query, order)
+        filters = [value for name, value in query if name == "property"]
+        candidates = self._candidates(filters)
+        items = [shown for run in candidates if (shown := run.shown(self.now_ms)) and matches(shown, filters)]
+        path = order.lstrip("-") or "updatedAt"
+        sign = -1 if order.startswith("-") or not order else 1
+
+        def key(item: dict[str, Any]) -> tuple[int, str]:
+            return sign * item[path], item["id"]
+
+        items.sort(key=key)
+        start = after or 0
+        if not self.by_position:
+            start = sum(1 for item in items if after is not None and key(item) <= after)
+        page = items[start : start + self.page_size]
+        if self.is_endless:
+            self._tokens.append((call, start))
+            return {"items": page, "_links": {"next": {"href": "/runs?limit=100&continuationToken=0"}}}
+        if start + self.page_size >= len(items):
+            return {"items": page, "_links": {}}
+        self._tokens.append((call, start + self.page_size if self.by_position else key(page[-1])))
+        return {
+            "items": page,
+            "_links": {"next": {"href": f"/runs?limit=100&continuationToken={len(self._tokens) - 1}"}},
+        }
+
+    def _candidates(self, filters: list[str]) -> Iterable[Run]:
+        """The runs among which a list looks; merely a short cut."""
+        for condition in filters:
+            path, is_equal, values = condition.partition("==")
+            if is_equal:
+                ids = values.split(",")
+                if path == "id":
+                    return [self.runs[run_id] for run_id in ids if run_id in self.runs]
+                return [run for dataflow_id in ids for run in self.by_dataflow.get(dataflow_id, ())]
+        return self.runs.values()
+
+    def _check(self, query: list[tuple[str, str]], order: str) -> None:
+        if order and "orderby" in self.refused:
+            raise refusal("FLOW-1432-400")
+        for name, value in query:
+            if name != "property":
+                continue
+            path = value.replace(">=", "==").partition("==")[0]
+            if path in self.refused or (path in ("createdAt", "updatedAt") and "==" in value):
+                raise refusal("FLOW-1448-400")
+            ids = value.partition("==")[2].split(",")
+            if "lists" in self.refused and len(ids) > 1:
+                raise refusal("FLOW-1443-400")
+            if self.bad_ids & set(ids):
+                raise refusal("FLOW-1452-400")
+
+    def earliest(self, dataflow_id: str, since_ms: int, *, at_ms: int) -> Run | None:
+        """The oracle: what a wait for a dataflow's run should find."""
+        found = [
+            run for run in self.by_dataflow.get(dataflow_id, ()) if run.created_ms >= since_ms and run.shown(at_ms)
+        ]
+        return min(found, key=lambda run: (run.created_ms, run.id), default=None)
+
+
+def matches(item: dict[str, Any], filters: list[str]) -> bool:
+    for condition in filters:
+        if ">=" in condition:
+            path, _, bound = condition.partition(">=")
+            if item[path] < int(bound):
+                return False
+        else:
+            path, _, values = condition.partition("==")
+            if item[path] not in values.split(","):
+                return False
+    return True
+
+
+def refusal(code: str) -> RequestRefused:
+    return RequestRefused("GET /runs", status=400, code=code, message="refused")
+
+
+@dataclass
+class Scene:
+    """An Adobe and a watchlist, with a note of everything that the list's owner is told."""
+
+    adobe: ModelAdobe
+    told: list[tuple[Awaited, str, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.watched = Watchlist(Learned(), self._note)
+
+    def _note(self, each: Awaited) -> None:
+        self.told.append((each, each.run.raw_status if each.run else "", bool(each.run and each.run.has_ended)))
+
+    def wait(self, dataflow_id: str = "", *, since_ms: int = 0, run_id: str = "") -> Awaited:
+        awaited = Awaited(DataflowId(dataflow_id), since_ms, FlowRunId(run_id) if run_id else None)
+        self.watched.add(awaited)
+        return awaited
+
+    def poll(self) -> int:
+        """One poll; returns the number of requests."""
+        before = len(self.adobe.requests)
+        self.adobe.perform(poll(self.watched))
+        return len(self.adobe.requests) - before
+
+
+@pytest.fixture
+def adobe() -> ModelAdobe:
+    return ModelAdobe()
+
+
+@pytest.fixture
+def scene(adobe: ModelAdobe) -> Scene:
+    return Scene(adobe)
+
+
+# -- the rule -------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A night at random: runs come, change and end, waits come and go, polls fail, and all of it while pages are read.
+
+    After each poll the script compares every wait with what the lists of `ModelAdobe` show.
+    """
+
+    def __init__(
+        self, adobe: ModelAdobe, seed: int, *, failing: float, late_ms: int, dataflows: int, waits: int = 0
+    ) -> None:
+        self.adobe = adobe
+        self.scene = Scene(adobe)
+        self.chance = adobe.chance = random.Random(seed)
+        self.failing, self.late_ms = failing, late_ms
+        self.waits: list[Awaited] = []
+        self.owners: dict[Awaited, str] = {}
+        self.dataflows = [f"flow-{number:04d}" for number in range(dataflows)]
+        for name in self.dataflows[:: self.chance.randint(2, 5)]:
+            for _ in range(self.chance.randint(1, 2)):
+                self.adobe.create(name, created_ms=START_MS - self.chance.randint(0, 90) * MINUTE)
+        busy = self.chance.choice(self.dataflows)
+        for number in range(self.chance.choice([0, 0, 150])):
+            self.adobe.create(busy, created_ms=START_MS - number * MINUTE)
+        for _ in range(waits or self.chance.choice([3, 60, 350])):
+            self.join()
+
+    def late(self) -> int:
+        return self.chance.choice([0, 0, 0, self.chance.randint(0, self.late_ms)])
+
+    def join(self) -> None:
+        run = self.chance.choice([None, self.chance.choice(list(self.adobe.runs.values()) or [None])])
+        if run:
+            wait = self.scene.wait(run.dataflow_id, run_id=run.id)
+        else:
+            name = self.chance.choice(self.dataflows)
+            since = self.adobe.now_ms + self.chance.choice([-400 * DAY, -60 * MINUTE, -MINUTE, 0, 5 * MINUTE])
+            wait = self.scene.wait(name, since_ms=self.chance.choice([since, since, 0]))
+        self.waits.append(wait)
+        if run:
+            self.owners[wait] = run.id
+
+    def event(self) -> None:
+        kind = self.chance.choice(["create", "create", "change", "change", "end", "join", "leave", "pass", "pass"])
+        running = [run for run in self.adobe.runs.values() if not run.has_ended]
+        if kind == "create":
+            self.adobe.create(self.chance.choice(self.dataflows), late_ms=self.late())
+        elif kind in ("change", "end") and running:
+            status = self.chance.choice(["success", "failed"]) if kind == "end" else "processing"
+            self.adobe.change(self.chance.choice(running), status, late_ms=self.late())
+        elif kind == "join":
+            self.join()
+        elif kind == "leave" and self.waits:
+            wait = self.waits.pop(self.chance.randrange(len(self.waits)))
+            self.scene.watched.remove(wait)
+        else:
+            self.adobe.now_ms += self.chance.choice([0, 1, 1000, MINUTE])
+
+    def events(self, most: int) -> None:
+        for _ in range(self.chance.randint(0, most)):
+            self.event()
+
+    def trouble(self, _url: str) -> AepError | None:
+        if self.chance.random() >= self.failing:
+            return None
+        return self.chance.choice([PlatformUnavailable, OutcomeUnknown])("GET /runs", status=503)
+
+    def poll(self, *, quiet: bool) -> None:
+        """One poll, and what must be true after it."""
+        self.adobe.between = (lambda: None) if quiet else lambda: self.events(2)
+        self.adobe.trouble = (lambda _url: None) if quiet else self.trouble
+        began_ms = self.adobe.now_ms
+        try:
+            self.scene.poll()
+        except PlatformUnavailable:
+            assert not quiet
+        for wait in self.waits:
+            if wait.run_id and wait not in self.owners:
+                self.owners[wait] = wait.run_id
+                self._check_first_sight(wait, began_ms)
+            assert wait.run_id == self.owners.get(wait), "a wait never changes its run"
+            assert wait.error is None
+            assert wait.run is None or wait.run.id == wait.run_id
+            if quiet:
+                self._check_now(wait)
+
+    def _check_first_sight(self, wait: Awaited, began_ms: int) -> None:
+        run = self.adobe.runs[str(wait.run_id)]
+        assert run.dataflow_id == wait.dataflow_id
+        assert run.created_ms >= wait.since_ms
+        before = self.adobe.earliest(wait.dataflow_id, wait.since_ms, at_ms=began_ms)
+        assert before is None or (run.created_ms, run.id) <= (before.created_ms, before.id)
+
+    def _check_now(self, wait: Awaited) -> None:
+        if wait.run_id is None:
+            assert self.adobe.earliest(wait.dataflow_id, wait.since_ms, at_ms=self.adobe.now_ms) is None
+            return
+        shown = self.adobe.runs[wait.run_id].shown(self.adobe.now_ms)
+        if shown:
+            assert wait.run
+            assert wait.run.raw_status == shown["metrics"].get("statusSummary", {}).get("status", "")
+
+    def check_told(self) -> None:
+        """Every change was told once, and the end of a run last."""
+        states: dict[Awaited, list[tuple[str, bool]]] = {}
+        for wait, status, ended in self.scene.told:
+            states.setdefault(wait, []).append((status, ended))
+        for wait in self.waits:
+            told = states.get(wait, [])
+            assert all(one != other for one, other in pairwise(told))
+            assert not any(ended for _, ended in told[:-1])
+            assert bool(wait.run) == bool(told)
+            assert wait.run is None or told[-1] == (wait.run.raw_status, wait.run.has_ended)
+
+
+GENERATE = (Phase.explicit, Phase.generate)  # a seed means nothing when it is made smaller
+MEANS = ["updatedAt", "createdAt", "lists", "orderby"]
+
+
+@settings(max_examples=100, deadline=None, phases=GENERATE)
+@given(
+    seed=st.integers(0, 2**32),
+    refused=st.frozensets(st.sampled_from(MEANS)),
+    failing=st.sampled_from([0.0, 0.1, 0.5]),
+    by_position=st.booleans(),
+    page_size=st.sampled_from([100, 100, 7]),
+    late_ms=st.sampled_from([0, MINUTE, OVERLAP_MS]),
+    skew_ms=st.sampled_from([0, 20 * DAY, -20 * DAY]),
+)
+def test_each_wait_gets_its_own_run_and_no_other(
+    seed: int,
+    refused: frozenset[str],
+    failing: float,
+    by_position: bool,
+    page_size: int,
+    late_ms: int,
+    skew_ms: int,
+) -> None:
+    """Whatever is refused, fails, comes late or moves while pages are read, and however wrong this machine's clock."""
+    adobe = ModelAdobe(refused=refused, by_position=by_position, page_size=page_size, local_skew_ms=skew_ms)
+    script = Script(adobe, seed, failing=failing, late_ms=late_ms, dataflows=320)
+    for _ in range(6):
+        script.events(12)
+        script.poll(quiet=script.chance.random() < 0.4)
+        adobe.now_ms += script.chance.choice([MINUTE, 5 * MINUTE, 45 * MINUTE])
+    script.poll(quiet=True)
+    script.check_told()
+    assert script.scene.watched.learned.refused <= refused
+
+
+@settings(max_examples=12, deadline=None, phases=GENERATE)
+@given(seed=st.integers(0, 2**32), refused=st.frozensets(st.sampled_from(MEANS)))
+def test_what_no_date_tells_is_found_by_the_rotation(seed: int, refused: frozenset[str]) -> None:
+    """A change that Adobe does not date, or shows hours after its date, waits for its turn and is not lost."""
+    adobe = ModelAdobe(refused=refused)
+    waits = 30 if "lists" in refused else 260
+    script = Script(adobe, seed, failing=0, late_ms=0, dataflows=320, waits=waits)
+    script.poll(quiet=True)
+    for run in list(adobe.runs.values()):
+        if not run.has_ended:
+            adobe.change(run, "success", dated=script.chance.random() < 0.5, late_ms=300 * MINUTE)
+    for name in script.dataflows:
+        adobe.create(name, late_ms=300 * MINUTE)
+    for _ in range(3):
+        adobe.now_ms += 150 * MINUTE
+        script.scene.poll()
+    turns = 2 * waits if "lists" in refused else 2 * 10  # parts: three, and more for those that look far back
+    for _ in range(turns):
+        adobe.now_ms += MINUTE
+        script.scene.poll()
+    script.poll(quiet=True)
+
+
+# -- what it costs --------------------------------------------------------------------------------------------------
+
+
+def many(scene: Scene, count: int, *, pinned: bool) -> list[Awaited]:
+    waits = []
+    for number in range(count):
+        name = f"{number:08d}-bbbb-4bbb-8bbb-bbbbbbbbbbbb"
+        begun_ms = START_MS - 20 * MINUTE
+        run = scene.adobe.create(name, created_ms=begun_ms, run_id=f"{number:08d}-aaaa-4aaa-8aaa-aaaaaaaaaaaa")
+        waits.append(scene.wait(name, run_id=run.id) if pinned else scene.wait(name, since_ms=START_MS + DAY))
+    return waits
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("count", [1, 100, 1_000, 10_000])
+def test_nothing_changing_costs_two_requests_for_any_number_of_waits(scene: Scene, count: int, pinned: bool) -> None:
+    """The first poll asks a hundred at a time, a few abreast."""
+    many(scene, count, pinned=pinned)
+    assert max(1, count // 100) == scene.poll()
+    assert scene.adobe.most_abreast <= ABREAST
+
+    scene.adobe.now_ms += 60 * MINUTE
+    for _ in range(3):
+        scene.adobe.now_ms += MINUTE
+        assert scene.poll() <= 2
+
+
+@pytest.mark.parametrize("count", [1, 100, 1_000, 10_000])
+def test_without_comparisons_a_poll_costs_a_request_for_a_hundred_waits(scene: Scene, count: int) -> None:
+    scene.adobe.refused = frozenset({"updatedAt"})
+    many(scene, count, pinned=True)
+    scene.poll()
+    scene.poll()  # learns of the refusal
+
+    assert scene.poll() <= count // 100 + 1
+    assert scene.watched.learned.refused <= {"updatedAt"}
+
+
+def test_a_refusal_is_remembered_and_blamed_on_nothing_else(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(300):
+        scene.wait(f"flow-{number}", since_ms=START_MS)
+    scene.adobe.refused = frozenset({"createdAt"})
+    for _ in range(3):
+        scene.adobe.now_ms += MINUTE
+        scene.poll()
+
+    assert {"createdAt"} == scene.watched.learned.refused
+    assert len(caplog.records) == 1
+    assert "createdAt" in caplog.text
+
+
+def test_many_waits_for_one_run_are_one_question(scene: Scene) -> None:
+    run = scene.adobe.create("flow")
+    for _ in range(1_000):
+        scene.wait("flow", run_id=run.id)
+        scene.wait("flow", since_ms=START_MS)
+
+    assert scene.poll() == 2
+    assert len(scene.told) == 2_000
+
+
+def test_a_wait_that_looks_far_back_does_not_list_the_history_of_others(scene: Scene) -> None:
+    """Together they would be asked for since the first of January, and answered by years of hourly runs."""
+    for number in range(5_000):
+        scene.adobe.create("busy", created_ms=START_MS - number * 60 * MINUTE)
+    busy = scene.wait("busy", since_ms=START_MS + 1)
+    idle = scene.wait("idle", since_ms=0)
+
+    assert scene.poll() == 2
+    assert busy.run is None
+    assert idle.run is None
+
+
+def test_the_earliest_of_twenty_thousand_runs_is_found_on_the_first_page(scene: Scene) -> None:
+    for number in range(20_000):
+        scene.adobe.create("busy", created_ms=START_MS - number * MINUTE)
+    wait = scene.wait("busy", since_ms=0)
+
+    assert scene.poll() == 1
+    assert wait.run
+    assert wait.run.created_ms == START_MS - 19_999 * MINUTE
+
+
+def test_long_ids_do_not_make_a_long_address(scene: Scene) -> None:
+    """Checked for every request by `ModelAdobe`."""
+    for number in range(100):
+        scene.wait("f", run_id=f"{number:0200d}")
+
+    assert scene.poll() == 4
+
+
+# -- trouble --------------------------------------------------------------------------------------------------------
+
+
+def test_one_id_that_adobe_refuses_costs_nobody_else_his_run(scene: Scene) -> None:
+    """Such as a dataflow ID with a typing error in one of a hundred DAGs."""
+    waits = [scene.wait(f"flow-{number}") for number in range(100)]
+    for number in range(100):
+        scene.adobe.create(f"flow-{number}")
+    scene.adobe.bad_ids = frozenset({"flow-42"})
+    scene.poll()
+
+    assert [waits[42]] == [wait for wait in waits if wait.error]
+    assert isinstance(waits[42].error, RequestRefused)
+    assert sum(1 for wait in waits if wait.run) == 99
+    assert set() == scene.watched.learned.refused
+    assert scene.poll() == 1
+
+
+def test_two_ids_that_adobe_refuses_are_not_taken_for_a_refusal_of_lists(scene: Scene) -> None:
+    waits = [scene.wait("flow-1"), scene.wait("flow-2")]
+    scene.adobe.bad_ids = frozenset({"flow-1", "flow-2"})
+    scene.poll()
+
+    assert all(wait.error for wait in waits)
+    assert set() == scene.watched.learned.refused
+
+
+def test_what_others_answered_is_kept_when_a_question_fails(scene: Scene) -> None:
+    waits = many(scene, 400, pinned=True)
+    scene.adobe.trouble = lambda url: PlatformUnavailable("GET /runs", status=503) if "00000350-aaaa" in url else None
+    with pytest.raises(PlatformUnavailable):
+        scene.poll()
+    assert sum(1 for wait in waits if wait.run) == 300
+
+    scene.adobe.trouble = lambda _url: None
+    scene.poll()
+    assert all(wait.run for wait in waits)
+
+
+def test_an_outage_is_not_asked_ten_thousand_times(scene: Scene) -> None:
+    """Six are on their way when it shows; no more are sent."""
+    many(scene, 10_000, pinned=True)
+    for problem in (OutcomeUnknown("GET /runs", status=503), AccessDenied("GET /runs", status=403)):
+        scene.adobe.problem = problem
+        before = len(scene.adobe.requests)
+        with pytest.raises(type(problem)):
+            scene.poll()
+        assert len(scene.adobe.requests) - before <= ABREAST
+
+
+def test_the_longest_retry_after_is_the_one_that_is_told(scene: Scene) -> None:
+    many(scene, 600, pinned=True)
+
+    def trouble(url: str) -> AepError:
+        error = PlatformUnavailable("GET /runs", status=429 if "00000250" in url else 503)
+        error.retry_after_seconds = 120 if "00000250" in url else None
+        return error
+
+    scene.adobe.trouble = trouble
+    with pytest.raises(ReplyError) as caught:
+        scene.poll()
+    assert caught.value.retry_after_seconds in (120, None)
+
+
+def test_a_list_that_breaks_off_refuses_no_filter_and_ends_no_wait(scene: Scene) -> None:
+    """A continuation token may end too; Adobe's code for it is the same as for a bad filter."""
+    for number in range(250):
+        scene.adobe.create("flow", created_ms=START_MS - number)
+    wait = scene.wait("flow", since_ms=START_MS - 1_000)
+    other = scene.wait("none", since_ms=START_MS - 1_000)
+    scene.adobe.trouble = lambda url: refusal("FLOW-1453-400") if "continuationToken" in url else None
+    with pytest.raises(PlatformUnavailable, match="broke off"):
+        scene.poll()
+
+    assert set() == scene.watched.learned.refused
+    assert wait.run_id is None
+    assert (wait.error, other.error) == (None, None)
+    scene.adobe.trouble = lambda _url: None
+    scene.poll()
+    assert wait.run
+    assert wait.run.created_ms == START_MS - 249
+
+
+def test_a_run_that_cannot_be_read_fails_its_own_wait_only(scene: Scene) -> None:
+    good, bad = scene.adobe.create("good"), scene.adobe.create("bad")
+    bad.odd = {"createdAt": ["no number"]}
+    waits = [scene.wait("good", run_id=good.id), scene.wait("bad", run_id=bad.id)]
+    scene.poll()
+
+    assert waits[0].run
+    assert isinstance(waits[1].error, UnexpectedReply)
+
+
+def test_a_list_without_end_is_told(scene: Scene) -> None:
+    """Rather than read for ever."""
+    for number in range(300):
+        scene.adobe.create("flow", created_ms=START_MS + number)
+    scene.wait("flow", since_ms=START_MS)
+    scene.wait("none", since_ms=START_MS)
+    scene.adobe.is_endless = True
+    with pytest.raises(UnexpectedReply, match="token came twice"):
+        scene.poll()
+
+
+def test_a_run_that_vanishes_is_waited_for_without_noise(scene: Scene) -> None:
+    """Its wait ends by its deadline."""
+    run = scene.adobe.create("flow")
+    wait = scene.wait("flow", run_id=run.id)
+    scene.poll()
+    del scene.adobe.runs[run.id]
+    scene.poll()
+
+    assert wait.run
+    assert not wait.run.has_ended
+    assert len(scene.told) == 1
+
+
+def test_an_older_reading_does_not_undo_a_newer_one(scene: Scene) -> None:
+    """Adobe's copies need not agree; one may still show what another has moved on from."""
+    run = scene.adobe.create("flow")
+    wait = scene.wait("flow", run_id=run.id)
+    scene.adobe.now_ms += 1
+    scene.adobe.change(run, "processing")
+    scene.poll()
+    del run.versions[1]
+    scene.poll()
+
+    assert wait.run
+    assert wait.run.raw_status == "processing"
+
+
+def test_how_long_runs_take_is_learned_from_the_same_answers(scene: Scene) -> None:
+    run = scene.adobe.create("flow")
+    scene.wait("flow", run_id=run.id)
+    scene.adobe.now_ms += 7 * MINUTE
+    scene.adobe.change(run, "success")
+    scene.poll()
+
+    assert scene.watched.learned.durations_ms == {"flow": 7 * MINUTE}

@@ -1,0 +1,335 @@
+"""Several tasks set up the same export at once, their requests in every order, some of them dying on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from airflow_provider_aep.api.calls import Call, Now, Pause, Together
+from airflow_provider_aep.api.errors import AepError, EntityExists, first_of
+from airflow_provider_aep.api.once import Maker
+from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.api.wishes import ExportIds, ExportWish, IfExists, Manner
+from tests.setups import DATASETS, WAYS, Adobe, manner, one_of_each, wish
+
+Steps = Generator[Any, Any, Any]
+
+
+@dataclass
+class Actor:
+    """One line of work: a procedure, or one of those that it runs side by side."""
+
+    steps: Steps
+    task: Task
+    parent: Actor | None = None
+    step: Any = None
+    wakes_at: float = 0
+    children: list[Actor] = field(default_factory=list)
+    outcome: Any = None
+
+    def go_on(self, value: Any = None, error: AepError | None = None) -> None:
+        try:
+            self.step = self.steps.throw(error) if error else self.steps.send(value)
+        except StopIteration as end:
+            self._end(end.value)
+        except AepError as failure:
+            self._end(failure)
+        else:
+            if isinstance(self.step, Pause):
+                self.wakes_at = self.task.adobe.clock.now() + self.step.seconds
+            elif isinstance(self.step, Together):
+                self.children = [Actor(each, self.task, self) for each in self.step.procedures]
+                for child in self.children:
+                    child.go_on()
+                    self.task.actors.append(child)
+
+    def _end(self, outcome: Any) -> None:
+        self.outcome, self.step = outcome, "ended"
+        self.task.actors = [actor for actor in self.task.actors if actor is not self]
+        parent = self.parent
+        if parent is None:
+            self.task.outcome = outcome
+        elif all(child.step == "ended" for child in parent.children) and isinstance(parent.step, Together):
+            self._hand_over(parent)
+
+    @staticmethod
+    def _hand_over(parent: Actor) -> None:
+        outcomes = [child.outcome for child in parent.children]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, AepError)]
+        parent.wakes_at = 0
+        parent.step = ("answer", outcomes, first_of(errors) if errors else None)
+
+
+@dataclass
+class Task:
+    """One try of a task of Airflow's: all its lines of work, and in the end what it returns or raises."""
+
+    adobe: Adobe
+    session: Session
+    wish: ExportWish
+    manner: Manner
+    way: str
+    outcome: Any = None
+    actors: list[Actor] = field(default_factory=list)
+
+    def begin(self) -> Task:
+        actor = Actor(WAYS[self.way](self.wish, self.manner), self)
+        self.actors.append(actor)
+        actor.go_on()
+        return self
+
+    def again(self) -> Task:
+        maker = Maker(self.manner.maker.task, self.manner.maker.session + "x", again=True)
+        retry = Manner(self.manner.if_exists, maker, self.manner.settle_seconds)
+        return Task(self.adobe, self.session, self.wish, retry, self.way).begin()
+
+    def ready(self, now: float) -> list[Actor]:
+        return [actor for actor in self.actors if actor.wakes_at <= now and not isinstance(actor.step, Together)]
+
+
+def advance(task: Task, actor: Actor, chance: random.Random, *, dies: bool) -> None:
+    """The actor's next step; a request takes 1 to 400 ms. One that dies may still have sent it."""
+    step = actor.step
+    if isinstance(step, Call):
+        if dies and chance.random() < 0.5:
+            return
+        if task.adobe.request_seconds:
+            task.adobe.clock.advance(chance.choice([0.001, 0.02, 0.4]))
+        try:
+            value, error = task.session.run(step), None
+        except AepError as failure:
+            value, error = None, failure
+        if not dies:
+            actor.go_on(value, error)
+    elif isinstance(step, Now):
+        actor.go_on(int(task.adobe.clock.now() * 1000))
+    elif isinstance(step, tuple):
+        actor.go_on(step[1], step[2])
+    else:
+        actor.go_on()
+
+
+def race(
+    tasks: list[Task], chance: random.Random, *, deaths: int = 0, retried: bool = True, ghosts: int = 0
+) -> list[Task]:
+    """Run tasks until all have ended; gives back those that were not killed.
+
+    A ghost is a task that hangs for a while, is taken for dead and retried, and then goes on beside its retry.
+    """
+    clock = tasks[0].adobe.clock
+    begins = {index: clock.now() + chance.uniform(0, 2) for index in range(len(tasks))}
+    waiting = dict(enumerate(tasks))
+    running: list[Task] = []
+    ended: list[Task] = []
+    retries: list[tuple[float, Task]] = []
+    while waiting or running or retries:
+        now = clock.now()
+        running += [waiting.pop(index).begin() for index in list(waiting) if begins[index] <= now]
+        for moment, dead in [each for each in retries if each[0] <= now]:
+            retries.remove((moment, dead))
+            running.append(dead.again())
+        choices = [(task, actor) for task in running for actor in task.ready(now)]
+        if not choices:
+            moments = [actor.wakes_at for task in running for actor in task.actors if actor.wakes_at > now]
+            moments += [begins[index] for index in waiting] + [moment for moment, _ in retries]
+            clock.advance(max(0.001, min(moments) - now))
+            continue
+        task, actor = chance.choice(choices)
+        if ghosts and chance.random() < 0.08:
+            ghosts -= 1
+            retries.append((now, task))
+            for each in task.actors:
+                each.wakes_at = now + chance.choice([1, 15, 40])
+            continue
+        dies = deaths > 0 and chance.random() < 0.08
+        advance(task, actor, chance, dies=dies)
+        if dies:
+            deaths -= 1
+            running.remove(task)
+            if retried:
+                retries.append((clock.now() + chance.choice([0, 1, 30, 300]), task))
+        elif task.outcome is not None:
+            running.remove(task)
+            ended.append(task)
+    return ended
+
+
+def tasks_of(
+    adobe: Adobe,
+    session: Session,
+    count: int,
+    *,
+    way: str = "whole",
+    if_exists: IfExists = "reuse",
+    wishes: list[ExportWish] | None = None,
+) -> list[Task]:
+    wanted = wishes or [wish()]
+    return [
+        Task(adobe, session, wanted[n % len(wanted)], manner(f"dag.export, run {n}", if_exists=if_exists), way)
+        for n in range(count)
+    ]
+
+
+def one_export(adobe: Adobe, ended: list[Task]) -> None:
+    """All who came to an end got the same four IDs, and those are all there is."""
+    for task in ended:
+        if isinstance(task.outcome, BaseException):
+            raise task.outcome
+    assert adobe.count() == one_of_each()
+    assert {task.outcome.dataflow_id for task in ended} == {adobe.the("flows")["id"]}
+
+
+SEEDS = range(15)
+WISHES = {"alike": [wish()], "with other datasets": [wish(), wish(dataset_ids=(DATASETS[1],))]}
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("list_delay", [0, 4])
+@pytest.mark.parametrize("wishes", WISHES)
+def test_tasks_that_race_end_with_one_export(wishes: str, list_delay: float, count: int) -> None:
+    for seed in SEEDS:
+        adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
+        with adobe.session() as session:
+            ended = race(tasks_of(adobe, session, count, wishes=WISHES[wishes]), chance)
+        try:
+            assert len(ended) == count
+            one_export(adobe, ended)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("retried", [True, False])
+@pytest.mark.parametrize("list_delay", [0, 4])
+@pytest.mark.parametrize("wishes", WISHES)
+def test_tasks_that_die_in_a_race_leave_one_export(wishes: str, list_delay: float, retried: bool) -> None:
+    """Retried or not: the next DAG run finds one dataflow at the most, and nothing else is left after it."""
+    for seed in SEEDS:
+        adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
+        with adobe.session() as session:
+            ended = race(tasks_of(adobe, session, 3, wishes=WISHES[wishes]), chance, deaths=2, retried=retried)
+        try:
+            assert adobe.count()["flows"] == 1
+            assert {task.outcome.dataflow_id for task in ended} == {adobe.the("flows")["id"]}
+            adobe.clock.advance(20)
+            assert adobe.task(wish(), name="dag.export, run 9").dataflow_id == ended[0].outcome.dataflow_id
+            assert adobe.count() == one_of_each()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("list_delay", [0, 4])
+def test_a_try_that_was_only_taken_for_dead_does_no_harm(list_delay: float, way: str) -> None:
+    """Airflow starts another try when it has not heard of one for long; the two are the same task."""
+    tries = 0
+    for seed in SEEDS:
+        adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
+        with adobe.session() as session:
+            ended = race(tasks_of(adobe, session, 2, way=way), chance, ghosts=2)
+        try:
+            one_export(adobe, ended)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        tries += len(ended)
+    assert tries > 3 * len(SEEDS)
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+@pytest.mark.parametrize("list_delay", [0, 4])
+def test_step_operators_that_race_end_with_one_export(list_delay: float, deaths: int) -> None:
+    for seed in SEEDS:
+        adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
+        with adobe.session() as session:
+            ended = race(tasks_of(adobe, session, 3, way="steps"), chance, deaths=deaths)
+        try:
+            adobe.clock.advance(20)
+            if deaths:
+                adobe.task(wish(), way=WAYS["steps"], name="dag.export, run 9")
+            one_export(adobe, ended)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_updates_that_race_end_with_one_export(way: str, deaths: int) -> None:
+    """Which list of datasets wins is decided by who is last."""
+    lists = [wish(dataset_ids=(DATASETS[1],)), wish(dataset_ids=(DATASETS[2],))]
+    for seed in SEEDS:
+        adobe, chance = Adobe(), random.Random(seed)
+        dataflow = adobe.task(wish(), way=WAYS[way]).dataflow_id
+        with adobe.session() as session:
+            tasks = tasks_of(
+                adobe, session, 3, way=way, if_exists="update", wishes=lists if way == "whole" else lists[:1]
+            )
+            ended = race(tasks, chance, deaths=deaths)
+        try:
+            assert {task.outcome.dataflow_id for task in ended} == {dataflow}
+            assert adobe.the("flows")["id"] == dataflow
+            adobe.task(lists[0], way=WAYS[way], name="dag.export, run 9", if_exists="update")
+            assert adobe.count() == one_of_each()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_those_that_may_not_share_get_a_clear_error() -> None:
+    for seed in SEEDS:
+        adobe, chance = Adobe(), random.Random(seed)
+        with adobe.session() as session:
+            ended = race(tasks_of(adobe, session, 3, if_exists="fail"), chance)
+        winners = [task.outcome for task in ended if isinstance(task.outcome, ExportIds)]
+        assert len(winners) == 1, seed
+        assert all(isinstance(task.outcome, EntityExists) for task in ended if task.outcome not in winners), seed
+        assert adobe.count() == one_of_each(), seed
+
+
+def test_exports_that_share_a_login_make_it_once() -> None:
+    for seed in SEEDS:
+        adobe, chance = Adobe(), random.Random(seed)
+        with adobe.session() as session:
+            tasks = [
+                Task(adobe, session, wish(f"dag.export {n}"), manner(f"dag.export {n}"), "whole") for n in range(5)
+            ]
+            ended = race(tasks, chance, deaths=1)
+        assert {task.outcome.base_connection_id for task in ended} == {adobe.the("connections")["id"]}, seed
+        assert adobe.count() == {"connections": 1, "sourceConnections": 5, "targetConnections": 5, "flows": 5}, seed
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_equal_creation_times_do_not_let_two_believe_that_they_are_first(way: str) -> None:
+    """Time stands still while requests are answered, so that nothing tells who was earlier; both give way."""
+    for seed in SEEDS:
+        adobe, chance = Adobe(request_seconds=0), random.Random(seed)
+        with adobe.session() as session:
+            tasks = [task.begin() for task in tasks_of(adobe, session, 2, way=way)]
+            while any(task.outcome is None for task in tasks):
+                ready = [(task, actor) for task in tasks for actor in task.ready(adobe.clock.now())]
+                if ready:
+                    advance(*chance.choice(ready), chance, dies=False)
+                else:
+                    adobe.clock.advance(0.001)
+        try:
+            one_export(adobe, tasks)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_threads_on_one_platform() -> None:
+    """The same with the scheduler of the operating system."""
+    for _ in range(20):
+        adobe = Adobe()
+        with ThreadPoolExecutor(5) as pool:
+            ids = list(pool.map(lambda n, adobe=adobe: adobe.task(wish(), name=f"dag.export, run {n}"), range(5)))
+        assert len(set(ids)) == 1
+        adobe.is_one_export(wish(), ids[0])

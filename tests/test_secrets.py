@@ -1,0 +1,231 @@
+"""Planted secrets, and every place where one could show up: logs, errors, XCom, rendered fields, triggers, repr."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_provider_aep.api.destinations import AdlsGen2, AmazonS3, AzureBlob, Destination, GoogleCloudStorage, Sftp
+from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
+from airflow_provider_aep.triggers import AepDataflowRunTrigger
+from tests.adobe import DATASET, Adobe, context, events_of, later
+from tests.dag_runs import run_dag
+from tests.real_airflow import SECRETS
+
+KEY_TEXT = "planted" + "PrivateKeyOfTheSftpServer"  # in two parts: Airflow keeps this very file in its database
+PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_TEXT}\n-----END RSA PRIVATE KEY-----\n"
+FAR = Every(days=1, start="2099-01-01T00:00:00Z", end="2100-01-01T00:00:00Z")
+#: As the connections hold them; Google's have 40 characters.
+PLANTED = {name: secret[:40] if name == "HMAC secret" else secret for name, secret in SECRETS.items()}
+PLACES: dict[str, Destination] = {
+    "aws_exports": AmazonS3("lake-exports", "secrets"),
+    "wasb_exports": AzureBlob("lake-exports", "secrets"),
+    "adls_exports": AdlsGen2("secrets"),
+    "gcs_exports": GoogleCloudStorage("lake-exports", "secrets"),
+    "sftp_exports": Sftp("secrets"),
+    "sftp_key": Sftp("secrets"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _key_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"conn_type": "sftp", "host": "sftp.example.org", "login": "u", "extra": {"private_key": PRIVATE_KEY}}
+    monkeypatch.setenv("AIRFLOW_CONN_SFTP_KEY", json.dumps(fields))
+
+
+def planted(adobe: Adobe) -> list[str]:
+    """All secrets: those of the connections, in each form that they take, and every token that was sent."""
+    tokens = {each.headers["authorization"].removeprefix("Bearer ") for each in adobe.sent}
+    key = base64.b64encode(PRIVATE_KEY.encode()).decode()
+    assert tokens
+    return [*PLANTED.values(), KEY_TEXT, key, *tokens]
+
+
+def _log_all(caplog: pytest.LogCaptureFixture) -> None:
+    """Ours and whatever speaks HTTP for us; Airflow's own debug lines would take longer than the tests."""
+    for name in ("airflow_provider_aep", "airflow.task", "httpx", "httpcore", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+
+
+def assert_free_of_secrets(adobe: Adobe, **texts: str) -> None:
+    for secret in planted(adobe):
+        for place, text in texts.items():
+            shows = secret in text  # apart from the assertion, which would print and compare all of it
+            assert not shows, f"{place}: {secret}"
+
+
+def test_they_arrive_where_they_should(adobe: Adobe) -> None:
+    """Or the tests below would search for what is not there."""
+    for conn_id, destination in PLACES.items():
+        AepCreateBaseConnectionOperator(
+            task_id="base", destination=destination, destination_conn_id=conn_id, name=f"arrive {conn_id}"
+        ).execute(context())
+
+    sent = " ".join(each.body.decode() for each in adobe.line.sent)
+    for name, secret in PLANTED.items():
+        assert secret in sent, name
+
+
+@pytest.mark.usefixtures("_metadata")
+def test_a_whole_export_leaves_none(
+    adobe: Adobe, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Set up, updated, waited for and ended; in `dag.test()`, where Airflow itself masks nothing."""
+    _log_all(caplog)
+    with DAG("secrets", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        for conn_id, destination in PLACES.items():
+            AepExportDatasetsOperator(
+                task_id=conn_id,
+                dataset_ids=DATASET,
+                destination=destination,
+                destination_conn_id=conn_id,
+                base_connection_name=f"secrets {conn_id}",
+                schedule=FAR,
+                if_exists="update",
+                wait_for_completion=conn_id == "sftp_key",
+                after=None,
+                deferrable=True,
+                poke_interval=1,
+                timeout=30,
+            )
+
+    def happens() -> None:
+        while True:
+            flows = adobe.admin("GET", "creations")["creations"]
+            found = [each["id"] for each in flows if (each["kind"], each["name"]) == ("flows", "secrets.sftp_key")]
+            if found:
+                adobe.run(found[0])
+                return
+            time.sleep(0.1)
+
+    with later(0, happens):
+        first = run_dag(dag)
+    second = run_dag(dag)
+
+    assert set(first.states().values()) == set(second.states().values()) == {"success"}
+    database = b"".join(path.read_bytes() for path in Path(os.environ["AIRFLOW_HOME"]).rglob("*.db*")).decode("latin-1")
+    assert "lake-exports" in database
+    assert "secrets.sftp_key" in caplog.text
+    printed = capfd.readouterr()
+    assert_free_of_secrets(
+        adobe,
+        logs=caplog.text,
+        printed=printed.out + printed.err,
+        xcoms=str(first.xcoms()) + str(second.xcoms()),
+        database=database,
+    )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"match": "POST /connections", "status": 400},
+        {"match": "GET /flows*", "status": 403},
+        {"match": "GET /connections*", "kind": "truncate", "times": None},
+        {"match": "GET /connections*", "status": 401, "times": None},
+    ],
+)
+def test_no_error_shows_one(fault: dict[str, Any], adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
+    import traceback
+
+    _log_all(caplog)
+    if fault.get("kind") == "truncate":
+        adobe.line.rewrite = lambda text: text.replace(b'"items"', b'"nothing"')
+        fault = {"match": "nothing"}
+    adobe.fault(**fault)
+    operator = AepExportDatasetsOperator(
+        task_id="export",
+        dataset_ids=DATASET,
+        destination=AmazonS3("lake-exports", "secrets"),
+        destination_conn_id="aws_exports",
+        base_connection_name=f"errors {sorted(fault.items())}".replace(",", ""),
+        schedule=FAR,
+        name=f"errors {sorted(fault.items())}".replace(",", ""),
+    )
+    with pytest.raises(Exception) as failure:  # noqa: PT011 - whatever it is, it must not show a secret
+        operator.execute(context())
+
+    told = "".join(traceback.format_exception(failure.value))
+    assert_free_of_secrets(adobe, traceback=told, repr=repr(failure.value), logs=caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "change"),
+    [
+        ("aws_exports", {"login": SECRETS["S3 secret key"], "password": "AKIAIOSFODNN7EXAMPLE"}),
+        ("aws_exports", {"extra": {"aws_session_token": SECRETS["SFTP password"]}}),
+        ("wasb_exports", {"password": "SharedAccessSignature=" + SECRETS["SFTP password"]}),
+        ("adls_exports", {"host": SECRETS["service principal key"]}),
+        ("sftp_exports", {"host": SECRETS["SFTP password"] + "/"}),
+        ("aep_default", {"extra": {"org_id": ""}}),
+    ],
+)
+def test_a_connection_that_is_wrong_is_told_without_its_values(
+    conn_id: str, change: dict[str, Any], adobe: Adobe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields are easily swapped, and then a harmless one holds the secret."""
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    monkeypatch.setenv(variable, json.dumps(json.loads(os.environ[variable]) | change))
+    with pytest.raises(Exception) as failure:  # noqa: PT011 - as above
+        AepCreateBaseConnectionOperator(
+            task_id="base",
+            destination=PLACES.get(conn_id, PLACES["aws_exports"]),
+            destination_conn_id="aws_exports" if conn_id == "aep_default" else conn_id,
+        ).execute(context())
+
+    assert f"'{conn_id}'" in str(failure.value)
+    for secret in PLANTED.values():
+        assert secret not in str(failure.value)
+
+
+def test_a_trigger_holds_none(adobe: Adobe) -> None:
+    operator = AepExportDatasetsOperator(
+        task_id="export",
+        dataset_ids=DATASET,
+        destination=PLACES["sftp_key"],
+        destination_conn_id="sftp_key",
+        schedule=FAR,
+        name="trigger secrets",
+        wait_for_completion=True,
+        after=None,
+        deferrable=True,
+        timeout=2,
+    )
+    with pytest.raises(TaskDeferred) as deferral:
+        operator.execute(context())
+    trigger = deferral.value.trigger
+    events = asyncio.run(events_of(trigger))
+
+    assert isinstance(trigger, AepDataflowRunTrigger)
+    assert_free_of_secrets(
+        adobe,
+        stored=json.dumps(trigger.serialize()),
+        attributes=repr(vars(trigger)),
+        events=repr([event.payload for event in events]),
+        deferral=repr(deferral.value),
+        operator=repr(vars(operator)),
+    )
+
+
+def test_no_repr_shows_one(adobe: Adobe) -> None:
+    hook = AepHook()
+    with hook.get_conn() as session:
+        texts = {"hook": repr(vars(hook)), "settings": repr(session.settings), "session": repr(session)}
+    AepCreateBaseConnectionOperator(
+        task_id="base", destination=PLACES["aws_exports"], destination_conn_id="aws_exports"
+    ).execute(context())
+
+    assert_free_of_secrets(adobe, **texts)

@@ -1,0 +1,369 @@
+"""The sensor in its three modes: equal outcomes, the right run, a deadline, and words for the person on call."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
+
+from airflow_provider_aep.sensors import AepDataflowRunSensor
+from tests.adobe import Adobe, Ended, context, ended, later
+
+MODES: dict[str, dict[str, Any]] = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferrable": {"deferrable": True},
+}
+POLICIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "soft_fail": {"soft_fail": True},
+    "never_fail": {"never_fail": True},
+}
+
+
+def sensor(**arguments: Any) -> AepDataflowRunSensor:
+    given: dict[str, Any] = {"task_id": "wait", "after": None, "poke_interval": 0.5, "timeout": 60, "deferrable": False}
+    return AepDataflowRunSensor(**given | arguments)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What Adobe has, and how the task ends under each policy."""
+
+    prepare: Callable[[Adobe, str], dict[str, Any]]
+    plain: str
+    soft_fail: str
+    never_fail: str
+    words: str = ""
+    timeout: float = 60
+
+
+def ran(outcome: str, **script: Any) -> Callable[[Adobe, str], dict[str, Any]]:
+    def prepare(adobe: Adobe, flow: str) -> dict[str, Any]:
+        adobe.run(flow, outcome, **script)
+        return {}
+
+    return prepare
+
+
+def _running(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.run(flow, ended=False, seconds=100_000)
+    return {}
+
+
+def _running_in_an_unknown_state(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.line.rewrite = lambda text: text.replace(b'"processing"', b'"pondering"')
+    adobe.run(flow, ended=False, seconds=1000)
+    adobe.advance(700)
+    return {}
+
+
+def _only_an_older_one(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.run(flow)
+    return {"after": adobe.now()}
+
+
+def _by_its_id(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.run(flow, "failed")
+    wanted = adobe.run(flow)
+    adobe.run(flow, "failed")
+    return {"run_id": wanted}
+
+
+def _by_an_id_that_is_not_there(adobe: Adobe, flow: str) -> dict[str, Any]:
+    return {"run_id": "00000000-0000-4000-8000-000000000000"}
+
+
+def _refused(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.fault("GET /runs*", status=403, times=None)
+    return {}
+
+
+def _down(adobe: Adobe, flow: str) -> dict[str, Any]:
+    adobe.run(flow)
+    adobe.fault("GET /runs*", status=503, retry_after="1", times=None)
+    return {}
+
+
+CASES = {
+    "success": Case(ran("success"), "success", "success", "success"),
+    "empty": Case(ran("empty"), "success", "success", "success"),
+    "partial": Case(ran("partial"), "failed", "skipped", "skipped", "exported a part only.*CONNECTOR-2001-500"),
+    "failed": Case(ran("failed"), "failed", "skipped", "skipped", "has failed.*ACTIVATION_BATCH-0000-FAILED: Job abor"),
+    "ended in an unknown state": Case(
+        ran("success", status="pondered"), "failed", "skipped", "skipped", "does not know.*'pondered'"
+    ),
+    "running": Case(_running, "failed", "skipped", "skipped", "flow run .* was last seen with", timeout=1.2),
+    "running in an unknown state": Case(
+        _running_in_an_unknown_state, "failed", "skipped", "skipped", "was last seen with 'pondering'", timeout=1.2
+    ),
+    "no run yet": Case(
+        lambda adobe, flow: {}, "failed", "skipped", "skipped", "no run of dataflow .*enabled", timeout=1.2
+    ),
+    "only an older one": Case(
+        _only_an_older_one, "failed", "skipped", "skipped", r"no run .* created at or after 20\d\d-", timeout=1.2
+    ),
+    "a given run": Case(_by_its_id, "success", "success", "success"),
+    "a given run that is not there": Case(
+        _by_an_id_that_is_not_there, "failed", "retried", "skipped", "404.*FLOW-1439-404.*access label"
+    ),
+    "refused": Case(_refused, "failed", "retried", "skipped", "403"),
+    "down all the time": Case(_down, "failed", "skipped", "skipped", "timed out", timeout=1.2),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_modes_end_alike(name: str, adobe: Adobe) -> None:
+    case = CASES[name]
+    flow = adobe.dataflow(f"modes: {name}")
+    arguments = {"dataflow_id": flow, "timeout": case.timeout, **case.prepare(adobe, flow)}
+    combinations = list(itertools.product(POLICIES, MODES))
+
+    def one(policy: str, mode: str) -> Ended:
+        return ended(sensor, context(), **arguments, **POLICIES[policy], **MODES[mode])
+
+    with ThreadPoolExecutor(len(combinations)) as pool:
+        found = dict(zip(combinations, pool.map(lambda each: one(*each), combinations), strict=True))
+
+    states = {each: end.state for each, end in found.items()}
+    assert states == {(policy, mode): getattr(case, policy) for policy, mode in combinations}, found
+    results = [end.result for end in found.values() if end.state == "success"]
+    assert all(result == results[0] for result in results)
+    if case.words:
+        for mode in MODES:
+            assert pytest.raises(Exception, match=f"(?s){case.words}").matches(_raisable(found["plain", mode]))
+
+
+def _raisable(end: Ended) -> BaseException:
+    assert end.error
+    return type(end.error)(end.message)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_waits_for_a_run_that_is_to_come(mode: str, adobe: Adobe) -> None:
+    """None at first; then it runs, Adobe is down for a moment, and it ends. An older one that failed is passed over."""
+    flow = adobe.dataflow(f"to come: {mode}")
+    adobe.run(flow, "failed")
+    after = adobe.now()
+    run_ids: list[str] = []
+
+    def happens() -> None:
+        run_ids.append(adobe.run(flow, ended=False))
+        adobe.fault("GET /runs*", status=503)
+        adobe.advance(200)
+        adobe.run(flow, "failed")
+
+    with later(0.7, happens):
+        end = ended(sensor, context(), dataflow_id=flow, after=after, **MODES[mode])
+
+    assert (end.state, end.result["run_id"]) == ("success", run_ids[0]), end
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_once_found_is_stayed_with(mode: str, adobe: Adobe) -> None:
+    """It is asked for by its ID, so that no other can take its place in a wait that goes on."""
+    flow = adobe.dataflow(f"pinned: {mode}")
+    run_id = adobe.run(flow, ended=False, seconds=100)
+
+    with later(0.8, lambda: adobe.advance(200)):
+        end = ended(sensor, context(), dataflow_id=flow, after=None, **MODES[mode])
+
+    assert end.result["run_id"] == run_id
+    by_id = [each for each in adobe.sent if each.path.endswith(run_id) or run_id in str(each.query)]
+    if mode != "reschedule":  # a process of its own for each poll, which asks for the earliest run each time
+        assert by_id
+
+
+def test_the_result_is_flat_and_tells_the_run(adobe: Adobe) -> None:
+    flow = adobe.dataflow("flat")
+    run_id = adobe.run(flow)
+
+    result = ended(sensor, context(), dataflow_id=flow).result
+
+    assert (result["run_id"], result["dataflow_id"], result["status"]) == (run_id, flow, "success")
+    assert result["input_records"] == result["output_records"] > 0
+    assert result["output_files"] > 0
+    assert result["created_at"] <= result["started_at"] < result["completed_at"]
+    assert json.loads(json.dumps(result)) == result
+    assert all(isinstance(value, str | int | None) for value in result.values())
+
+
+def test_a_finished_run_costs_one_request_and_no_deferral(adobe: Adobe) -> None:
+    flow = adobe.dataflow("finished")
+    adobe.run(flow)
+
+    assert sensor(dataflow_id=flow, deferrable=True).execute(context())["status"] == "success"
+    assert adobe.requests == ["GET /runs"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("outcome", "argument"), [("failed", "on_failed"), ("partial", "on_partial"), ("empty", "on_empty")]
+)
+def test_the_user_decides_what_an_end_means(outcome: str, argument: str, mode: str, adobe: Adobe) -> None:
+    flow = adobe.dataflow(f"decided: {outcome} {mode}")
+    run_id = adobe.run(flow, outcome)
+
+    ends = {
+        decision: ended(sensor, context(), dataflow_id=flow, **{argument: decision}, **MODES[mode])
+        for decision in ("fail", "succeed", "skip")
+    }
+
+    assert {decision: end.state for decision, end in ends.items()} == {
+        "fail": "failed",
+        "succeed": "success",
+        "skip": "skipped",
+    }
+    assert ends["succeed"].result["status"] == outcome
+    assert run_id in ends["fail"].message
+    assert flow in ends["skip"].message
+
+
+def test_the_deadline_is_the_shorter_of_timeout_and_execution_timeout(adobe: Adobe) -> None:
+    """Airflow itself does not count `execution_timeout` while a task is deferred."""
+    flow = adobe.dataflow("deadline")
+
+    with pytest.raises(TaskDeferred) as deferral:
+        sensor(dataflow_id=flow, deferrable=True, timeout=3600, execution_timeout=timedelta(seconds=100)).execute(
+            context()
+        )
+
+    trigger = deferral.value.trigger
+    import time
+
+    assert 90 < trigger.deadline - time.time() <= 100
+    # Airflow's own limit must not be the first: its end of a deferral tells nothing of the run.
+    assert deferral.value.timeout.total_seconds() > 300
+
+
+def test_a_run_of_another_dataflow_is_refused(adobe: Adobe) -> None:
+    """Rather than to wait for it and to tell its success."""
+    flow, other = adobe.dataflow("mine"), adobe.dataflow("another's")
+    run_id = adobe.run(other)
+
+    end = ended(sensor, context(), dataflow_id=flow, run_id=run_id)
+
+    assert (end.state, "is a run of dataflow") == ("failed", end.message[end.message.index("is a run") :][:20])
+
+
+def test_the_triggerer_may_end_the_task(adobe: Adobe) -> None:
+    flow = adobe.dataflow("short way")
+    adobe.run(flow, ended=False)
+    with later(0.2, lambda: adobe.advance(300)):
+        end = ended(sensor, context(), dataflow_id=flow, deferrable=True, end_in_triggerer=True)
+
+    assert (end.state, end.result["dataflow_id"]) == ("success", flow)
+
+
+@pytest.mark.parametrize("do_xcom_push", [True, False])
+def test_what_the_triggerer_pushes(do_xcom_push: bool, adobe: Adobe) -> None:
+    flow = adobe.dataflow(f"pushes {do_xcom_push}")
+    adobe.run(flow, ended=False)
+    with later(0.2, lambda: adobe.advance(300)):
+        end = ended(
+            sensor, context(), dataflow_id=flow, deferrable=True, end_in_triggerer=True, do_xcom_push=do_xcom_push
+        )
+
+    assert (end.state, bool(end.result)) == ("success", do_xcom_push), end.error
+
+
+def test_a_bad_run_reaches_the_worker_even_then(adobe: Adobe) -> None:
+    """Only what the user calls a success may end a task without a word of its own."""
+    flow = adobe.dataflow("short way of a failure")
+    adobe.run(flow, "failed", ended=False)
+    with later(0.2, lambda: adobe.advance(300)):
+        end = ended(sensor, context(), dataflow_id=flow, deferrable=True, end_in_triggerer=True)
+
+    assert end.state == "failed"
+    assert "ACTIVATION_BATCH-0000-FAILED" in end.message
+
+
+def test_after_sigterm_it_does_not_end_as_a_success(adobe: Adobe) -> None:
+    """Airflow calls `on_kill` and lets the task go on."""
+    flow = adobe.dataflow("killed wait")
+    adobe.run(flow, ended=False)
+    task = sensor(dataflow_id=flow)
+
+    def happens() -> None:
+        task.on_kill()
+        adobe.advance(300)
+
+    with later(0.2, happens), pytest.raises(RuntimeError, match="told to stop"):
+        task.execute(context())
+
+
+def test_a_crashed_trigger_is_no_reason_to_skip(adobe: Adobe) -> None:
+    failed = {"error": "Trigger failure", "traceback": ["boom"]}
+    with pytest.raises(TaskDeferralError):
+        sensor(dataflow_id="a", soft_fail=True).resume_execution("__fail__", failed, context())
+    timed_out = {"error": "Trigger timeout"}
+    end = ended(_resuming(timed_out), context())
+    assert end.state == "failed"
+    assert ended(_resuming(timed_out, soft_fail=True), context()).state == "skipped"
+    assert ended(_resuming(failed, never_fail=True), context()).state == "skipped"
+
+
+def _resuming(next_kwargs: dict[str, Any], **arguments: Any) -> Any:
+    class Resuming(AepDataflowRunSensor):
+        def execute(self, context: Any) -> Any:
+            return self.resume_execution("__fail__", next_kwargs, context)
+
+    return lambda **_: Resuming(task_id="wait", dataflow_id="a", after=None, **arguments)
+
+
+def test_deferrable_is_airflows_default(tmp_path: Any) -> None:
+    """Read when the DAG file is, from `[operators] default_deferrable`."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "from airflow_provider_aep.sensors import AepDataflowRunSensor as S\n"
+        "from airflow_provider_aep.operators import AepExportDatasetsOperator as E\n"
+        "import inspect\n"
+        "print([inspect.signature(each.__init__).parameters['deferrable'].default for each in (S, E)])"
+    )
+    for wanted in ("True",):  # without it, the tests above would not wait on the worker
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": wanted},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip().endswith(f"[{wanted}, {wanted}]")
+
+
+@pytest.mark.parametrize("moment", ["", "soon", "2026-01-01", "2026-01-01T00:00:00", "None"])
+def test_a_rendered_moment_without_a_zone_is_refused(moment: str, adobe: Adobe) -> None:
+    task = sensor(dataflow_id="a", after="{{ moment }}")
+    task.render_template_fields(context(moment=moment))
+
+    end = ended(lambda **_: task, context())
+
+    assert (end.state, adobe.requests) == ("failed", [])
+    assert end.message.startswith("after = ")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", ["", "None", "a,b", "a b"])
+def test_an_id_that_upstream_did_not_give_is_refused(value: str, mode: str, policy: str, adobe: Adobe) -> None:
+    """Adobe lists no runs for it: the wait would last until its time-out. No policy skips it, nothing was awaited."""
+
+    def make(**_: Any) -> AepDataflowRunSensor:
+        task = sensor(dataflow_id="{{ upstream }}", **MODES[mode], **POLICIES[policy])
+        task.render_template_fields(context(upstream=value))
+        return task
+
+    end = ended(make, context())
+
+    assert (end.state, adobe.requests) == ("failed", [])
+    assert "dataflow_id" in end.message
