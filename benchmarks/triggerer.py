@@ -24,13 +24,20 @@ INTERVAL = 5.0
 
 
 def __getattr__(name: str) -> Any:
-    """The trigger class of Fivetran with the host that it fixes in code replaced; the triggerer loads it from here."""
+    """What the triggerer loads from here: Fivetran with the host replaced that it fixes in code, and the bare poller."""
+    base_url = os.environ.get("BENCHMARK_BASE_URL", "")
+    if name == "SharedPoller":
+        import bare
+
+        poller = bare.Poller(base_url, INTERVAL, changed_only=True)
+        globals()[name] = lambda run_id, **_: bare.BareTrigger(run_id, poller)
+        return globals()[name]
     if name != "FivetranTrigger":
         raise AttributeError(name)
     from fivetran_provider_async.hooks import FivetranHook
     from fivetran_provider_async.triggers import FivetranTrigger
 
-    FivetranHook.api_protocol, FivetranHook.api_host = os.environ["BENCHMARK_BASE_URL"].split("://")
+    FivetranHook.api_protocol, FivetranHook.api_host = base_url.split("://")
     return FivetranTrigger
 
 
@@ -51,7 +58,7 @@ def fill(subject: str, n: int, base_url: str) -> None:
     folder = Path(settings.DAGS_FOLDER)
     (folder / "waits.py").write_text(
         "from airflow.sdk import DAG\nfrom airflow.providers.standard.operators.empty import EmptyOperator\n"
-        f"with DAG('waits', schedule=None):\n    [EmptyOperator(task_id=f'wait_{{i}}') for i in range({n})]\n"
+        "with DAG('waits', schedule=None):\n    EmptyOperator(task_id='wait')\n"
     )
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
@@ -62,7 +69,8 @@ def fill(subject: str, n: int, base_url: str) -> None:
     now = timezone.utcnow()
     triggers = SUBJECTS[subject].triggers(n, base_url, INTERVAL)
     with create_session() as session:
-        DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags["waits"])).create_dagrun(
+        dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(bag.dags["waits"]))
+        dag.create_dagrun(
             run_id="manual__benchmark",
             logical_date=None,
             run_after=now,
@@ -73,13 +81,18 @@ def fill(subject: str, n: int, base_url: str) -> None:
             session=session,
         )
         session.flush()
-        tasks = session.scalars(select(TaskInstance).where(TaskInstance.dag_id == "waits")).all()
-        for task, trigger in zip(tasks, triggers, strict=True):
+        first = session.scalars(select(TaskInstance).where(TaskInstance.dag_id == "waits")).one()
+        for number, trigger in enumerate(triggers):  # one task, mapped: the triggerer reads the DAG for each row
+            task = TaskInstance(
+                dag.get_task("wait"), dag_version_id=first.dag_version_id, run_id=first.run_id, map_index=number
+            )
+            session.add(task)
             path, arguments = trigger.serialize()
-            path = "triggerer.FivetranTrigger" if subject == "fivetran" else path
+            path = {"fivetran": "triggerer.FivetranTrigger", "bare": "triggerer.SharedPoller"}.get(subject, path)
             task.trigger = Trigger(path, arguments)
             task.state, task.next_method, task.try_number = TaskInstanceState.DEFERRED, "execute_complete", 1
             task.next_kwargs, task.start_date = {}, now
+        session.delete(first)
     print('{"filled": true}', flush=True)
 
 
@@ -131,7 +144,7 @@ def one(lab: Lab, subject: str, n: int) -> tuple[float, float]:
                 note(f"{subject}: {lost} of {n} tasks had been ended before their runs")
             done = time.monotonic()
             service.ask("/finish")
-            wait_until(lambda: left(database) == 0, 60)
+            wait_until(lambda: left(database) == 0, 180)
             return percent, time.monotonic() - done
         finally:
             children = process.children(recursive=True)
@@ -150,7 +163,7 @@ def triggerer(lab: Lab) -> list[Row]:
     n = 30 if lab.quick else 1000
     percent: dict[str, list[float]] = {}
     resumed: dict[str, list[float]] = {}
-    for subject in lab.subjects(["floor", *PEERS, "aep"]):
+    for subject in lab.subjects(["floor", *PEERS, "bare", "aep"]):
         begin = time.monotonic()
         cpu, after = one(lab, subject, n)
         percent[subject] = [cpu]

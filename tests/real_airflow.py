@@ -26,7 +26,7 @@ SECRETS = {
     "S3 secret key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYPLANTEDKEY",
     "Azure account key": "UGxhbnRlZEFjY291bnRLZXlPZkF6dXJlQmxvYg==",
     "service principal key": "planted-service-principal-key",
-    "HMAC secret": "plantedHmacSecretOfGoogleCloudStorage0001",
+    "HMAC secret": "plantedHmacSecretOfGoogleCloudStorage001",
     "SFTP password": "planted-sftp-password",
 }
 
@@ -54,7 +54,7 @@ def connections(adobe_url: str) -> dict[str, str]:
         "gcs_exports": {
             "conn_type": "generic",
             "login": "GOOG1EPLANTEDACCESSIDPLANTEDACCESSIDPLANTEDACCESSIDPLANTED000"[:61],
-            "password": SECRETS["HMAC secret"][:40],
+            "password": SECRETS["HMAC secret"],
         },
         "sftp_exports": {
             "conn_type": "sftp",

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from airflow_provider_aep.api.calls import list_page
@@ -242,6 +243,29 @@ def test_a_task_that_is_alive_is_waited_for(adobe: Adobe, caplog: pytest.LogCapt
     assert adobe.task(wish(), name="run 2") == ids
     assert "another task is setting up export 'dag.export'" in caplog.text
     assert adobe.made() == one_of_each()
+
+
+class Killed(BaseException):
+    """The worker process is no more."""
+
+
+def test_a_dead_tasks_request_that_arrives_after_another_took_over_is_refused(adobe: Adobe) -> None:
+    """It was on its way for a minute, and its sender is not there to look what became of it."""
+    respond, held = adobe.respond, []
+
+    def hold(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST" and request.url.path.endswith("/flows"):
+            held.append(request)
+            raise Killed
+        return respond(request)
+
+    adobe.respond = hold  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        adobe.task(wish())
+    adobe.respond = respond  # type: ignore[method-assign]
+    ids = adobe.task(wish(), name="run 2")
+    assert respond(held[0]).status_code == 400
+    adobe.is_one_export(wish(), ids)
 
 
 # Mixtures of faults

@@ -311,7 +311,7 @@ def test_equal_creation_times_do_not_let_two_believe_that_they_are_first(way: st
     for seed in SEEDS:
         adobe, chance = Adobe(request_seconds=0), random.Random(seed)
         with adobe.session() as session:
-            tasks = [task.begin() for task in tasks_of(adobe, session, 2, way=way)]
+            tasks = [task.begin() for task in tasks_of(adobe, session, 3, way=way)]
             while any(task.outcome is None for task in tasks):
                 ready = [(task, actor) for task in tasks for actor in task.ready(adobe.clock.now())]
                 if ready:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_aep.api.calls import DATAFLOWS
-from airflow_provider_aep.api.errors import EntityExists, InvalidExport, SeveralEntities, VersionConflict
+from airflow_provider_aep.api.errors import (
+    EntityExists,
+    InvalidExport,
+    PlatformUnavailable,
+    SeveralEntities,
+    VersionConflict,
+)
 from airflow_provider_aep.api.once import change, find
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.api.steps import (
@@ -214,6 +220,20 @@ def test_a_412_that_is_our_own_write_is_compared_not_failed(adobe: Adobe) -> Non
     adobe.run(ensure_dataflow(changed, manner("run 2", if_exists="update")))
     assert adobe.the("flows")["scheduleParams"]["interval"] == 6
     assert [each.status for each in adobe.platform.requests if each.method == "PATCH"] == [None, 412]
+
+
+def test_a_step_retried_alone_removes_what_it_left_when_it_died(adobe: Adobe) -> None:
+    """The dataflow has its new source connection, and the old one was still to be removed."""
+    ids = adobe.task(wish(), way=WAYS["steps"])
+    changed = SourceWish("dag.export", (DATASETS[1],))
+    new = adobe.run(ensure_source_connection(changed, manner("run 2", if_exists="update")))
+    flow = wish().dataflow(new, ids.target_connection_id)
+    adobe.faults.status("DELETE /sourceConnections/*", 503, times=6)
+    with pytest.raises(PlatformUnavailable):
+        adobe.run(ensure_dataflow(flow, manner("run 2", if_exists="update")))
+    assert adobe.count()["sourceConnections"] == 2
+    adobe.run(ensure_dataflow(flow, manner("run 2", if_exists="update", again=True)))
+    assert adobe.the("sourceConnections")["id"] == new
 
 
 def test_nothing_left_to_do_means_that_nothing_is_sent(adobe: Adobe) -> None:

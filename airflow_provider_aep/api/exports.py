@@ -187,7 +187,6 @@ def _complete(wish: ExportWish, found: _Found, manner: Manner, made: dict[str, K
     seconds = manner.settle_seconds
     source = yield from _claim(wish, found, manner)
     target = yield from _usable_target(wish, found)
-    yield from _discard_own(found, keep=[each.id for each in (source, target, found.base) if each], manner=manner)
     settle(_comparisons(wish, found, source, target), manner)
     if wish.base and found.base:
         yield from send_credentials(wish.base, found.base, manner)
@@ -364,18 +363,6 @@ def _reconcile(wish: ExportWish, found: _Found, dataflow: Dataflow, manner: Mann
         found.sources = [each for each in found.sources if each.id != source.id]
     yield from _discard_leftovers(found, ids)
     return ids
-
-
-def _discard_own(found: _Found, *, keep: Sequence[str], manner: Manner) -> Procedure[None]:
-    """Remove what this task has made and does not go on with, in an order that Adobe accepts."""
-    for kind, entities in (
-        (TARGET_CONNECTIONS, found.targets),
-        (SOURCE_CONNECTIONS, found.sources),
-        (BASE_CONNECTIONS, found.bases),
-    ):
-        for entity in entities:
-            if entity.id not in keep and manner.maker.owns(entity):
-                yield from discard(kind, entity.id)
 
 
 def _discard_leftovers(found: _Found, ids: ExportIds) -> Procedure[None]:
