@@ -106,12 +106,15 @@ class AepDataflowRunTrigger(BaseTrigger):
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's is not typed
 
     async def _ended_run(self) -> FlowRun:
+        floor_seconds = conf.getfloat("aep", "poll_floor_seconds", fallback=60.0)
+        if time.time() >= self.deadline:
+            floor_seconds = SHORTEST_POLL_SECONDS  # the last look may not take until the next poll of all others
         async with joined(
             AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name),
             dataflow_id=DataflowId(self.dataflow_id),
             run_id=FlowRunId(self.run_id) if self.run_id else None,
             since_ms=self.after_ms,
-            floor_seconds=conf.getfloat("aep", "poll_floor_seconds", fallback=60.0),
+            floor_seconds=floor_seconds,
             ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
         ) as wait:
             while True:

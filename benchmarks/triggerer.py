@@ -24,7 +24,7 @@ INTERVAL = 5.0
 
 
 def __getattr__(name: str) -> Any:
-    """What the triggerer loads from here: Fivetran with the host replaced that it fixes in code, and the bare poller."""
+    """What the triggerer loads from here: Fivetran with the host replaced that its code fixes, and the bare poller."""
     base_url = os.environ.get("BENCHMARK_BASE_URL", "")
     if name == "SharedPoller":
         import bare

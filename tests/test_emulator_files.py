@@ -1,3 +1,5 @@
+"""The datasets that the emulator is seeded with, and the files that an export of them writes."""
+
 from __future__ import annotations
 
 import gzip

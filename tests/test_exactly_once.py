@@ -54,7 +54,7 @@ FAULTS: dict[str, Strike] = {
     "silence before": lambda adobe, at, skip: adobe.faults.hang(at, skip=skip),
     "silence after": lambda adobe, at, skip: adobe.faults.hang(at, skip=skip, after=True),
     **{f"{status} before": answers(status, after=False) for status in (429, 500, 502, 503, 504)},
-    **{f"{status} after": answers(status, after=True) for status in (500, 502, 503, 504)},
+    **{f"{status} after": answers(status, after=True) for status in (429, 500, 502, 503, 504)},
     # Longer than one session has patience, so that Airflow's retry has to end it.
     "reply lost for good": lambda adobe, at, skip: adobe.faults.lose_reply(at, skip=skip, times=7),
     "outage": lambda adobe, at, skip: adobe.faults.status(at, 503, skip=skip, times=7),

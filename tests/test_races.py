@@ -229,7 +229,7 @@ def test_tasks_that_die_in_a_race_leave_one_export(wishes: str, list_delay: floa
 def test_a_try_that_was_only_taken_for_dead_does_no_harm(list_delay: float, way: str) -> None:
     """Airflow starts another try when it has not heard of one for long; the two are the same task."""
     tries = 0
-    for seed in SEEDS:
+    for seed in (*SEEDS, 193):  # that one has once left a source connection behind
         adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
         with adobe.session() as session:
             ended = race(tasks_of(adobe, session, 2, way=way), chance, ghosts=2)
@@ -311,7 +311,7 @@ def test_equal_creation_times_do_not_let_two_believe_that_they_are_first(way: st
     for seed in SEEDS:
         adobe, chance = Adobe(request_seconds=0), random.Random(seed)
         with adobe.session() as session:
-            tasks = [task.begin() for task in tasks_of(adobe, session, 3, way=way)]
+            tasks = [task.begin() for task in tasks_of(adobe, session, 2, way=way)]
             while any(task.outcome is None for task in tasks):
                 ready = [(task, actor) for task in tasks for actor in task.ready(adobe.clock.now())]
                 if ready:

@@ -32,8 +32,8 @@ LIST = list_page("/sourceConnections")
 # How a failure is set at the emulator, and whether the request may have been done when it happens.
 FAILURES: dict[str, tuple[Callable[[Platform, str], Any], bool]] = {
     "refused connection": (lambda adobe, at: adobe.faults.refuse(at), False),
-    "429": (lambda adobe, at: adobe.faults.status(at, 429), False),
-    "429 without a body": (lambda adobe, at: adobe.faults.status(at, 429, body="empty"), False),
+    "429": (lambda adobe, at: adobe.faults.status(at, 429), True),
+    "429 without a body": (lambda adobe, at: adobe.faults.status(at, 429, body="empty"), True),
     "reset": (lambda adobe, at: adobe.faults.reset(at), True),
     "lost reply": (lambda adobe, at: adobe.faults.lose_reply(at), True),
     "truncated reply": (lambda adobe, at: adobe.faults.truncate(at), True),

@@ -23,7 +23,8 @@ from airflow_provider_aep.api.steps import (
     ensure_source_connection,
     ensure_target_connection,
 )
-from airflow_provider_aep.api.wishes import SourceWish, TargetWish, check_if_exists, check_name
+from airflow_provider_aep.api.wishes import SourceWish, TargetWish
+from airflow_provider_aep.arguments import entity_name
 from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, SECRET, WAYS, Adobe, base_wish, manner, one_of_each, wish
 
 FIRST = SourceWish("dag.export", (DATASETS[0],))
@@ -44,21 +45,15 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("name", ["", " a", "a ", "a,b", "a&b", "a\nb", "x" * 256])
 def test_a_name_that_a_filter_could_not_find_again_is_refused(name: str) -> None:
-    with pytest.raises(InvalidExport, match="1 to 255 characters"):
-        check_name("name", name)
+    with pytest.raises(InvalidExport, match="name"):
+        entity_name("name", name)
 
 
 @pytest.mark.parametrize("name", ["dag.export", "täglich 100% (a=b; c==d) + #1?", "x" * 255])
 def test_any_other_name_is_found_again(adobe: Adobe, name: str) -> None:
-    source = SourceWish(check_name("name", name), (DATASETS[0],))
+    source = SourceWish(entity_name("name", name), (DATASETS[0],))
     made = adobe.run(ensure_source_connection(source, manner("run 1")))
     assert adobe.run(ensure_source_connection(source, manner("run 2"))) == made
-
-
-def test_if_exists_has_three_values() -> None:
-    assert [check_if_exists(each) for each in ("reuse", "update", "fail")] == ["reuse", "update", "fail"]
-    with pytest.raises(InvalidExport, match="if_exists = 'skip': must be one of reuse, update, fail"):
-        check_if_exists("skip")
 
 
 def test_letter_case_and_likeness_do_not_count_as_the_name(adobe: Adobe) -> None:

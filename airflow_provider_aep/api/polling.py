@@ -98,7 +98,7 @@ def _ask(watched: Watchlist, now_ms: int, troubles: list[ReplyError]) -> Procedu
 
 def _read_changes(watched: Watchlist, now_ms: int) -> Procedure[list[Part] | None]:
     """Take the runs changed since W. Returns what is left to look up; None if there are too many changes to read."""
-    most = _MOST_QUESTIONS + watched.size // PART // 8
+    most = _MOST_QUESTIONS + watched.size // PART // 16
     changed = f"updatedAt>={watched.since_ms}"
     page, _ = yield from _first_page(
         ["orderby"], watched.learned, lambda used: calls.list_runs(changed, order="-updatedAt" if used else "")

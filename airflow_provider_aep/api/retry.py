@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 # States in transit right after a creation or an action, which pass by themselves.
 # Source: Flow Service error catalogue, 1416, 1417, 1420, 1421, 1444, 1456 to 1458.
 _PASSING = frozenset({"1416", "1417", "1420", "1421", "1444", "1456", "1457", "1458"})
-_AMBIGUOUS = frozenset({408, 500, 502, 503, 504})
+_AMBIGUOUS = frozenset({408, 429})
 _backoff = wait_exponential_jitter(initial=1, max=30, jitter=1)
 
 
 def policy(call: Call[Any], settings: Settings) -> dict[str, Any]:
     """Arguments for tenacity's `Retrying` and `AsyncRetrying`.
 
-    A request that never left this machine, or that Adobe refused for now, may always be sent again. One that may have
-    been done may be sent again only if doing it twice is doing it once.
+    A request that never left this machine, or that an entity in transit refused, may always be sent again. One that may
+    have been done may be sent again only if doing it twice is doing it once.
     """
 
     def may_be_sent_again(error: BaseException) -> bool:
@@ -65,10 +65,11 @@ def failure_of(
     }
     number = problem.code.removeprefix("FLOW-").partition("-")[0]
     error: ReplyError
-    if status == 429 or number in _PASSING:
+    if number in _PASSING:
         error = PlatformUnavailable(str(call), **fields)
     elif status in _AMBIGUOUS or status >= 500:
-        # A gateway may answer 5xx after the service has done the work, so only a repeatable call is sent blindly.
+        # What stands between may answer 5xx, or even 429, after the service has done the work, so only a repeatable
+        # call is sent again blindly; to look first costs one request.
         error = OutcomeUnknown(str(call), **fields)
     else:
         return refusal(str(call), **fields)

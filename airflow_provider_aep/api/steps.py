@@ -249,18 +249,19 @@ def find_or_make(
 
 
 def without_rivals(wanted: Wanted, found: list[Any], manner: Manner) -> Procedure[list[Any]]:
-    """Of several dataflows that this provider made under one name, the oldest; the others are removed.
+    """Several that would do, all made by this provider: their makers are given time to see each other first.
 
-    Their makers are given time to see each other first; what is left then is of one who died before he could look.
+    Where two dataflows are left then, one of a task that died before it could look, the younger one is removed.
     """
-    if wanted.kind is not DATAFLOWS or len(found) < 2 or not all(map(is_marked, found)):
+    if sum(map(wanted.fits, found)) < 2 or not all(map(is_marked, found)):
         return found
     yield Pause(manner.settle_seconds + 1)
     found = yield from find(wanted)
+    if wanted.kind is not DATAFLOWS or not all(map(is_marked, found)):
+        return found
     for younger in found[1:]:
-        if is_marked(younger):
-            log.warning("dataflow %r was made twice by tasks that died; deleting %s", wanted.name, younger.id)
-            yield from delete(DATAFLOWS, younger.id)
+        log.warning("dataflow %r was made twice by tasks that died; deleting %s", wanted.name, younger.id)
+        yield from delete(DATAFLOWS, younger.id)
     return found[:1]
 
 

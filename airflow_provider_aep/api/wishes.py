@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import (
@@ -31,7 +31,7 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import EntityExists, InvalidExport
+from airflow_provider_aep.api.errors import EntityExists
 from airflow_provider_aep.api.once import Maker, Wanted
 from airflow_provider_aep.api.schedule import Schedule, merged_params, schedule_differences, schedule_params
 
@@ -39,25 +39,6 @@ log = logging.getLogger(__name__)
 
 IfExists = Literal["reuse", "update", "fail"]
 WARN_BEFORE_END_DAYS = 30
-
-
-def check_if_exists(value: str) -> IfExists:
-    """Raises InvalidExport where it is none of reuse, update, fail."""
-    if value not in get_args(IfExists):
-        raise InvalidExport("if_exists", value, "must be one of reuse, update, fail")
-    return value  # type: ignore[return-value]  # checked by the line above
-
-
-def check_name(argument: str, name: str) -> str:
-    """A name that Adobe's filters can find again: in them a comma means "or" and `&` "and".
-
-    Raises:
-        InvalidExport: empty, longer than 255, with a blank at either end, or with one of those.
-    """
-    if not name or name != name.strip() or len(name) > 255 or any(sign in name for sign in ",&\n\r\t"):
-        rule = "must be 1 to 255 characters without comma, &, tab or line break, and not begin or end with a blank"
-        raise InvalidExport(argument, name, rule)
-    return name
 
 
 class Difference(NamedTuple):
