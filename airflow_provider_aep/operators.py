@@ -481,7 +481,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
         on_empty: Decision = "succeed",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 300,
-        timeout: timedelta | float = 86_400,
+        timeout: timedelta | float = 604_800,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("multiple_outputs", True)

@@ -239,7 +239,7 @@ class Watch:
         if self._refusals or seconds == math.inf:
             return min(seconds, IDLE_SECONDS)
         if self._failures:
-            return min(seconds, 2.0**self._failures)
+            return min(seconds, 2.0 ** min(self._failures, 10))  # a float ends at 2.0**1024, an outage may not
         return max(seconds * random.uniform(1 - _JITTER, 1), floor)  # noqa: S311 - spreads several processes
 
 

@@ -33,7 +33,7 @@ with DAG(
         task_id="wait_for_run",
         dataflow_id=export.output["dataflow_id"],
         deferrable=True,
-        timeout=5 * 3600,
+        timeout=9 * 3600,  # the very first run comes a whole slot after the DAG run that has made the dataflow
     )
 
     @task

@@ -162,6 +162,14 @@ def test_an_expired_token_is_renewed_once_and_nobody_notices(run: Runner, platfo
     assert len(platform.creations) == 1
 
 
+@pytest.mark.parametrize("code", ["FLOW-2114-400", "FLOW-2115-400"])
+def test_the_flow_service_may_refuse_a_token_too(run: Runner, code: str) -> None:
+    refused = ok({"type": f"https://ns.adobe.com/aep/errors/{code}", "status": 400}, status=400)
+    canned = answers(run, refused, EMPTY)
+    run(LIST)
+    assert [request.headers["Authorization"] for request in canned.requests] == ["Bearer token-1", "Bearer token-2"]
+
+
 def test_a_token_that_is_refused_for_good_makes_no_loop(run: Runner) -> None:
     refused = ok({"error_code": "401013", "message": "Oauth token is not valid"}, status=401, x_request_id="req-3")
     canned = answers(run, refused)

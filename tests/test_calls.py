@@ -172,14 +172,18 @@ def test_reading_one_entity(run: Runner, call: Call[Any], path: str) -> None:
     assert (request.method, request.url.path, request.url.query) == ("GET", BASE + path, b"")
 
 
-@pytest.mark.parametrize("etag", ['"0000d781-0000"', "0000d781-0000"], ids=["quoted", "bare"])
-def test_a_patch_names_the_version_that_it_changes(run: Runner, etag: str) -> None:
+@pytest.mark.parametrize(
+    ("etag", "if_match"),
+    [('"0000d781"', '"0000d781"'), ("0000d781", '"0000d781"'), ('W/"0000d781"', 'W/"0000d781"')],
+    ids=["quoted", "bare", "weak"],
+)
+def test_a_patch_names_the_version_that_it_changes(run: Runner, etag: str, if_match: str) -> None:
     """The quotes belong to the etag; where Adobe leaves them out they are added (guide "Edit destination")."""
     operations = [{"op": "replace", "path": "/scheduleParams", "value": SCHEDULE}]
     call = calls.patch_entity(calls.DATAFLOWS, "f", etag=etag, operations=operations)
     request = sent(run, call)
     assert (request.method, request.url.path) == ("PATCH", BASE + "/flows/f")
-    assert request.headers["If-Match"] == '"0000d781-0000"'
+    assert request.headers["If-Match"] == if_match
     assert json.loads(request.content) == operations
 
 

@@ -118,6 +118,8 @@ def test_a_failed_run_is_told_with_all_of_adobes_words() -> None:
         (401, "401013", AccessDenied),
         (403, "", AccessDenied),
         (404, "", EntityNotFound),
+        (400, "FLOW-1439-400", EntityNotFound),
+        (400, "1439-400", EntityNotFound),
         (412, "", VersionConflict),
         (400, "FLOW-1413-400", RequestRefused),
         (400, "invalid_client", AccessDenied),

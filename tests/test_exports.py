@@ -128,6 +128,16 @@ def test_all_differences_are_told_at_once_and_nothing_is_changed_if_one_cannot_b
     assert all(request.startswith("GET") for request in adobe.requests())
 
 
+def test_the_log_tells_the_first_slot_and_an_end_that_nobody_chose(
+    adobe: Adobe, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    adobe.task(wish(schedule=Every(hours=3, start="2026-01-01T00:00Z")))
+    (told,) = [text for text in caplog.messages if "will run" in text]
+    assert told.startswith("dataflow 'dag.export' will run every 3 hours from 2027-01-")
+    assert told.endswith("(start given as 2026-01-01T00:00:00Z; end not given: 5 years)")
+
+
 def test_an_end_that_is_near_is_warned_of(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
     """Exports without a chosen end stop in silence six months after they were made."""
     adobe.task(wish(schedule=Every(hours=3)))

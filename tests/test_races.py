@@ -305,6 +305,18 @@ def test_exports_that_share_a_login_make_it_once() -> None:
         assert adobe.count() == {"connections": 1, "sourceConnections": 5, "targetConnections": 5, "flows": 5}, seed
 
 
+def test_mapped_exports_that_send_one_login_anew_do_not_stand_in_each_others_way() -> None:
+    """Each changes the same base connection at the same moment, and has three rounds to do so."""
+    for seed in SEEDS:
+        adobe, chance = Adobe(), random.Random(seed)
+        random.seed(seed)  # for the pauses of the tasks themselves
+        adobe.task(wish("dag.export 0"))
+        with adobe.session() as session:
+            mapped = [(f"dag.export {n}", manner(f"dag.export {n}", if_exists="update")) for n in range(6)]
+            ended = race([Task(adobe, session, wish(name), how, "whole") for name, how in mapped], chance)
+        assert all(isinstance(task.outcome, ExportIds) for task in ended), seed
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_equal_creation_times_do_not_let_two_believe_that_they_are_first(way: str) -> None:
     """Time stands still while requests are answered, so that nothing tells who was earlier; both give way."""

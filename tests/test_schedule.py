@@ -20,7 +20,6 @@ from airflow_provider_aep.api.schedule import (
     Once,
     Schedule,
     check_folder_template,
-    export_end,
     merged_params,
     schedule_differences,
     schedule_params,
@@ -436,8 +435,3 @@ def test_after_an_update_no_difference_is_left(
 
     assert schedule_differences(schedule, "%DATASET_ID%", merged, NOW) == []
     assert merged["endTime"] > max(merged["startTime"], NOW.timestamp())
-
-
-def test_the_end_of_a_dataflow() -> None:
-    assert export_end(FOUND) == datetime(2030, 1, 1, tzinfo=UTC)
-    assert export_end({}) is None

@@ -512,6 +512,19 @@ def test_an_outage_of_ten_minutes_is_survived_with_one_warning(night: Night, cap
     assert len(told(caplog, logging.INFO)) == 1
 
 
+def test_an_outage_of_more_than_a_thousand_polls_is_survived(night: Night) -> None:
+    """The pause doubles with each failure, and a float ends at 2.0**1024."""
+
+    async def work() -> None:
+        wait = asyncio.create_task(night.end(run_id, floor=1, ceiling=1))
+        await asyncio.sleep(5)
+        night.adobe.platform.faults.status("* *", 503, times=1_100, body="html")
+        assert (await wait).id == run_id
+
+    run_id = night.start()
+    night.run(work())
+
+
 def test_retry_after_moves_the_whole_watch(night: Night) -> None:
     """Nobody asks before, not even a wait that joins meanwhile."""
     runs = [night.start(), night.start()]

@@ -189,7 +189,7 @@ def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[
     A second sending finds another etag and is refused with 412, so it is safe. The new etag in the reply is not read: a
     change of Adobe's own may have overtaken it, so that it has to be asked for before the next change anyway.
     """
-    quoted = etag if etag.startswith('"') else f'"{etag}"'
+    quoted = etag if etag.endswith('"') else f'"{etag}"'  # a weak one begins with W/
     return Call(
         "PATCH",
         _path_of(kind, entity_id),

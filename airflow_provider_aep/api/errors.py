@@ -170,6 +170,8 @@ class FlowRunFailed(AepError):
 
 # What IMS says, with 400 or 401, of a credential that is wrong. Source: RFC 6749, 5.2; Adobe IMS guide.
 _WRONG_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope"})
+# "Resource not found", in print with status 404 and with 400. Source: Flow Service error catalogue, 1439.
+_NOT_FOUND = frozenset({"FLOW-1439-404", "FLOW-1439-400", "1439-404", "1439-400"})
 
 
 def refusal(request: str, status: int, *, code: str, message: str, request_id: str) -> RequestRefused:
@@ -183,7 +185,11 @@ def refusal(request: str, status: int, *, code: str, message: str, request_id: s
         404: EntityNotFound,
         412: VersionConflict,
     }
-    kind = AccessDenied if code in _WRONG_CREDENTIAL else kinds.get(status, RequestRefused)
+    kind = kinds.get(status, RequestRefused)
+    if code in _WRONG_CREDENTIAL:
+        kind = AccessDenied
+    elif code in _NOT_FOUND:
+        kind = EntityNotFound
     return kind(request, status=status, code=code, message=message, request_id=request_id)
 
 

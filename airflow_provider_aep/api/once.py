@@ -226,18 +226,20 @@ def change(kind: Kind, entity_id: str, operations_for: Callable[[Any], Sequence[
         VersionConflict: it was changed by others three times in a row.
     """
     conflict: VersionConflict | None = None
-    for attempt in range(CHANGE_ROUNDS + 1):
+    for attempt in range(1, CHANGE_ROUNDS + 2):
         entity = yield from calls.get_entity(kind, entity_id)
         operations = operations_for(entity)
         if not operations:
             break
-        if conflict and attempt == CHANGE_ROUNDS:
+        if conflict and attempt > CHANGE_ROUNDS:
             raise conflict
         try:
             yield from calls.patch_entity(kind, entity_id, etag=entity.etag, operations=operations)
         except VersionConflict as error:
             conflict = error
             log.info("%s %s was changed meanwhile; reading it again", kind.title, entity_id)
+            if attempt < CHANGE_ROUNDS:  # mapped tasks that send one login anew would else meet again and again
+                yield Pause(random.random() * 4**attempt)  # noqa: S311 - nothing depends on its being unpredictable
         else:
             paths = ", ".join(str(operation["path"]) for operation in operations)
             log.info("changed %s of %s %s", paths, kind.title, entity_id)

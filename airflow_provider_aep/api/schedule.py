@@ -29,7 +29,6 @@ __all__ = [
     "Once",
     "Schedule",
     "check_folder_template",
-    "export_end",
     "merged_params",
     "schedule_differences",
     "schedule_params",
@@ -142,12 +141,6 @@ def schedule_differences(
         if _rendered_template(folder_template) != there_template:
             differences.append(("foldernameTemplate", folder_template, str(there_template or "none")))
     return differences
-
-
-def export_end(found: Mapping[str, Any]) -> datetime | None:
-    """When a dataflow with these `scheduleParams` stops exporting; None if it does not say."""
-    end = _seconds(found.get("endTime"))
-    return None if end is None else datetime.fromtimestamp(end, UTC)
 
 
 def schedule_text(schedule: Schedule, params: Mapping[str, Any]) -> str:

@@ -208,8 +208,14 @@ def address(gateway: str, call: Call[Any]) -> str:
 
 
 def _is_stale_token(response: httpx.Response) -> bool:
-    """401 means that the token ended (401013) or that it is no good; once, a new one is tried."""
-    return response.status_code == 401
+    """401 means that the token ended (401013) or that it is no good; once, a new one is tried.
+
+    The Flow Service has words of its own for it, with 400. Source: Flow Service error catalogue, 2114 and 2115.
+    """
+    if response.status_code != 400:
+        return response.status_code == 401
+    code = read_problem(response.content, status=400, request_id="").code
+    return code.removeprefix("FLOW-") in ("2114-400", "2115-400")
 
 
 def request_failure(call: Call[Any], error: httpx.RequestError) -> ReplyError:

@@ -33,7 +33,13 @@ from airflow_provider_aep.api.entities import (
 )
 from airflow_provider_aep.api.errors import EntityExists
 from airflow_provider_aep.api.once import Maker, Wanted
-from airflow_provider_aep.api.schedule import Schedule, merged_params, schedule_differences, schedule_params
+from airflow_provider_aep.api.schedule import (
+    Schedule,
+    merged_params,
+    schedule_differences,
+    schedule_params,
+    schedule_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +187,7 @@ class DataflowWish(NamedTuple):
     def wanted(self, now: datetime) -> Wanted:
         def make(note: str) -> calls.Call[calls.Created]:
             params = schedule_params(self.schedule, now=now, folder_template=self.folder_template)
-            if not self.schedule.end:
-                end = datetime.fromtimestamp(int(params["endTime"]), UTC)
-                log.info("dataflow %r: no end given; it will end at %s", self.name, end.isoformat())
+            log.info("dataflow %r will run %s", self.name, schedule_text(self.schedule, params))
             return calls.create_dataflow(
                 self.name,
                 self.kind.flow_spec,
