@@ -162,16 +162,17 @@ def moment_ms(argument: str, moment: object) -> int:
     try:
         time_given = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment).strip())
     except ValueError:
-        rule = "must be a datetime with a zone, or ISO 8601 text such as 2026-01-01T00:00:00+00:00"
+        rule = 'must be a datetime with a zone, ISO 8601 text such as 2026-01-01T00:00:00+00:00, or "dag_run"'
         raise InvalidExport(argument, moment, rule) from None
     if time_given.utcoffset() is None:
         raise InvalidExport(argument, str(moment), "must have a zone, such as 2026-01-01T00:00:00+00:00")
     return int(time_given.timestamp() * 1000)
 
 
-def check_moment(argument: str, moment: object) -> None:
-    if is_literal(moment):
-        moment_ms(argument, moment)
+def check_after(after: object) -> None:
+    """A moment, None, or "dag_run": this DAG run's own run."""
+    if after != "dag_run" and is_literal(after):
+        moment_ms("after", after)
 
 
 def seconds(argument: str, value: object) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseHook, conf
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
 from airflow_provider_aep.api.errors import AepError, InvalidExport
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["AepHook"]
 
 T = TypeVar("T")
+
+#: Airflow does not mask what is shorter, and says so in the task's log at each attempt.
+SHORTEST_MASKED = 5
 
 
 class AepHook(BaseHook):
@@ -74,14 +78,16 @@ class AepHook(BaseHook):
         Raises:
             InvalidExport: a field is missing or cannot be right; names it, and no secret.
         """
-        connection = self.get_connection(self.aep_conn_id)
+        with _connection_named("aep_conn_id", self.aep_conn_id):
+            connection = self.get_connection(self.aep_conn_id)
         return self._settings(connection, connection.extra_dejson)
 
     async def asettings(self) -> Settings:
         """The same without holding the event loop."""
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
-        connection = await get_async_connection(self.aep_conn_id)
+        with _connection_named("aep_conn_id", self.aep_conn_id):
+            connection = await get_async_connection(self.aep_conn_id)
         return self._settings(connection, await get_async_extra_dejson(connection))
 
     def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> Settings:
@@ -134,7 +140,8 @@ class AepHook(BaseHook):
             return None
         if not destination_conn_id:
             raise InvalidExport("destination_conn_id", destination_conn_id, f"{kind.name} needs a login")
-        connection = self.get_connection(destination_conn_id)
+        with _connection_named("destination_conn_id", destination_conn_id):
+            connection = self.get_connection(destination_conn_id)
         credential = login_from_connection(
             kind.logins,
             conn_id=destination_conn_id,
@@ -146,8 +153,19 @@ class AepHook(BaseHook):
             extra=connection.extra_dejson,
         )
         for secret in secrets(credential):
-            mask_secret(secret)
+            if len(secret) >= SHORTEST_MASKED:
+                mask_secret(secret)
         return credential
+
+
+@contextmanager
+def _connection_named(argument: str, conn_id: str) -> Iterator[None]:
+    """Say which argument named an Airflow connection that is not there."""
+    try:
+        yield
+    except AirflowNotFoundException:
+        rule = "there is no Airflow connection of this ID: create it, or name another one"
+        raise InvalidExport(argument, conn_id, rule) from None
 
 
 def _text(extra: Mapping[str, Any], name: str, default: str) -> str:

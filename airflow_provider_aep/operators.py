@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_aep.api.destinations import kind_of, target_params
 from airflow_provider_aep.api.errors import InvalidExport
 from airflow_provider_aep.arguments import (
+    check_after,
     check_choice,
     check_dataset_ids,
     check_decisions,
@@ -17,7 +18,6 @@ from airflow_provider_aep.arguments import (
     check_entity_id,
     check_entity_name,
     check_login,
-    check_moment,
     check_schedule,
     check_target,
     check_texts,
@@ -29,7 +29,7 @@ from airflow_provider_aep.arguments import (
     texts,
 )
 from airflow_provider_aep.tasks import AepTask, failing_at_once
-from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.waiting import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,8 +125,8 @@ class _EnsureOperator(_AepOperator):
     def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
 
-        Mapped tasks of one operator are told apart by what they export, not by their index, which another order of
-        the same list would change.
+        Mapped tasks of one operator are told apart by what they export and to where, not by their index, which another
+        order of the same list would change, nor by what `if_exists="update"` may change, such as the format.
         """
         if self.name is not None:
             return entity_name("name", self.name)
@@ -235,13 +235,15 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
 def _base_wish(
     task: AepCreateBaseConnectionOperator | AepExportDatasetsOperator, argument: str, name: str | None
 ) -> BaseWish:
-    from airflow_provider_aep.api.credentials import auth
+    from airflow_provider_aep.api.credentials import account, auth
     from airflow_provider_aep.api.wishes import BaseWish
 
     kind = kind_of(task.destination)
     credential = task.hook().destination_login(task.destination_conn_id, kind)
     name = f"airflow {task.destination_conn_id or kind.name}" if name is None else name
-    return BaseWish(entity_name(argument, name), kind, auth(credential) if credential else None)
+    if credential is None:
+        return BaseWish(entity_name(argument, name), kind, None)
+    return BaseWish(entity_name(argument, name), kind, auth(credential), account(credential))
 
 
 class AepCreateSourceConnectionOperator(_EnsureOperator):
@@ -249,7 +251,7 @@ class AepCreateSourceConnectionOperator(_EnsureOperator):
 
     :param dataset_ids: one ID or several, or what `AepListDatasetsOperator` returns, or one item of it (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (warn where the datasets differ), "update" (make a new one, which
+    :param if_exists: "reuse" (refuse one with other datasets), "update" (make a new one, which
         `AepCreateDataflowOperator` attaches; Adobe cannot change the datasets of one) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
@@ -286,7 +288,7 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
     :param compression: "GZIP" or "NONE"; JSON is exported only compressed (templated)
     :param include_file_manifest: let Adobe write a list of the files beside them
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (warn of each difference), "update" (change it) or "fail"
+    :param if_exists: "reuse" (refuse one for another place or format), "update" (change it) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
@@ -339,7 +341,7 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
             include_file_manifest=self.include_file_manifest,
         )
         base = BaseConnectionId(entity_id("base_connection_id", self.base_connection_id))
-        wish = TargetWish(self.entity_name(context, base, kind.name, params), kind, base, params)
+        wish = TargetWish(self.entity_name(context, base, kind.name, *self.destination), kind, base, params)
         return str(self.perform(ensure_target_connection(wish, self.manner(context))))
 
 
@@ -352,7 +354,8 @@ class AepCreateDataflowOperator(_EnsureOperator):
     :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `api.schedule` (templated)
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (warn of each difference), "update" (change it, enable it) or "fail"
+    :param if_exists: "reuse" (refuse one for other data or another folder, warn of another schedule or state), "update"
+        (change it, enable it) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
@@ -430,10 +433,11 @@ class AepExportDatasetsOperator(_EnsureOperator):
     :param include_file_manifest: let Adobe write a list of the files beside them
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: of source connection, target connection and dataflow; default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (warn of each difference), "update" (change what Adobe can change, replace the source
-        connection for another list of datasets, send the credentials anew) or "fail"
-    :param wait_for_completion: wait for the earliest run created at or after `after`
-    :param after: see `AepDataflowRunSensor` (templated)
+    :param if_exists: "reuse" (refuse where other data would be exported, or to another place; warn of another schedule
+        or state), "update" (change what Adobe can change, replace the source connection for another list of datasets,
+        send the credentials anew) or "fail"
+    :param wait_for_completion: wait for the flow run of this DAG run's slot, or after `after`
+    :param after, on_missing: see `AepDataflowRunSensor` (`after` templated)
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
     :param poke_interval: seconds between two polls at the most
@@ -441,8 +445,9 @@ class AepExportDatasetsOperator(_EnsureOperator):
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
-    Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, and
-    with `wait_for_completion` also what `AepDataflowRunSensor` returns; each is pushed by name too.
+    Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, the
+    last as Adobe lists them, and with `wait_for_completion` also what `AepDataflowRunSensor` returns; each is pushed by
+    name too.
     """
 
     template_fields: Sequence[str] = (
@@ -475,7 +480,8 @@ class AepExportDatasetsOperator(_EnsureOperator):
         include_file_manifest: bool | None = None,
         folder_template: str | None = None,
         wait_for_completion: bool = False,
-        after: datetime | str | None = "{{ dag_run.run_after }}",
+        after: datetime | str | None = "dag_run",
+        on_missing: Literal["skip", "fail", "next"] = "skip",
         on_failed: Decision = "fail",
         on_partial: Decision = "fail",
         on_empty: Decision = "succeed",
@@ -498,6 +504,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
         self.folder_template = folder_template
         self.wait_for_completion = wait_for_completion
         self.after = after
+        self.on_missing = on_missing
         self.on_failed = on_failed
         self.on_partial = on_partial
         self.on_empty = on_empty
@@ -512,7 +519,8 @@ class AepExportDatasetsOperator(_EnsureOperator):
         check_dataset_ids(self.dataset_ids)
         check_target(self.destination, self.file_type, self.compression, self.include_file_manifest)
         check_schedule(self.schedule, self.folder_template)
-        check_moment("after", self.after)
+        check_after(self.after)
+        check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
         check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
         if self.base_connection_id is None:
             check_login(self.destination, self.destination_conn_id)
@@ -543,7 +551,9 @@ class AepExportDatasetsOperator(_EnsureOperator):
         else:
             base_id = entity_id("base_connection_id", self.base_connection_id)
         wish = ExportWish(
-            name=self.entity_name(context, sorted(datasets), base.name if base else base_id, kind.name, params),
+            name=self.entity_name(
+                context, sorted(datasets), base.name if base else base_id, kind.name, *self.destination
+            ),
             dataset_ids=datasets,
             kind=kind,
             target_params=params,
@@ -553,7 +563,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
             base_connection_id=BaseConnectionId(base_id),
         )
         ids = self.perform(set_up_export(wish, self.manner(context)))
-        result = {**ids._asdict(), "dataset_ids": list(datasets)}
+        result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:
             return self._wait_for_run(context, result)
         return result
@@ -563,8 +573,10 @@ class AepExportDatasetsOperator(_EnsureOperator):
             # What is known is pushed before the wait: links, monitors and later tasks need not wait for its end.
             for name, value in result.items():
                 context["ti"].xcom_push(key=name, value=value)
-        deadline = deadline_after(self.timeout, self.execution_timeout)
-        wait = RunWait(self, result["dataflow_id"])
+        return self._wait_until(context, result, deadline_after(self.timeout, self.execution_timeout))
+
+    def _wait_until(self, context: Context, result: dict[str, Any], deadline: float) -> dict[str, Any]:
+        wait = RunWait(self, result["dataflow_id"], context=context)
         while True:
             run = wait.look(self.hook())
             self.check_not_killed()
@@ -589,9 +601,13 @@ class AepExportDatasetsOperator(_EnsureOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the trigger's event means; the same as the wait on the worker would have decided."""
+        result = (event or {}).get("carry")
+        if not isinstance(result, dict) or "dataflow_id" not in result:
+            raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
         with failing_at_once():
-            run = read_event(event)
-            result = (event or {}).get("carry")
-            if not isinstance(result, dict) or "dataflow_id" not in result:
-                raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
-            return {**result, **RunWait(self, result["dataflow_id"]).finish(run)}
+            try:
+                run = read_event(event)
+            except LookAgain as again:
+                self.log.info("looking again: %s", again)
+                return self._wait_until(context, result, again.deadline)
+            return {**result, **RunWait(self, result["dataflow_id"], context=context).finish(run)}

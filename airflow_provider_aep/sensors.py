@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -17,9 +17,9 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_aep.api.errors import AepError, InvalidExport
-from airflow_provider_aep.arguments import check_decisions, check_entity_id, check_moment, check_where
+from airflow_provider_aep.arguments import check_after, check_choice, check_decisions, check_entity_id, check_where
 from airflow_provider_aep.tasks import AepTask, failing_at_once
-from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.waiting import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeout
@@ -45,8 +45,14 @@ __all__ = ["AepDataflowRunSensor"]
 class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     """Waits for a flow run of a dataflow to end and returns it as a flat dict.
 
-    Without `run_id` it waits for the earliest run created at or after `after` and stays with that run; an older run
-    never satisfies it. A run that has ended already costs no deferral.
+    Without `run_id` it waits for the flow run of its own DAG run, or for the earliest one created at or after `after`,
+    and stays with that run; an older run never satisfies it. A run that has ended already costs no deferral.
+
+    A scheduled DAG run, catch-up and backfill included, owns the first slot of Adobe's schedule between the moment it
+    is due and the moment the next DAG run is due, up to Adobe's next slot: no two DAG runs get the same flow run,
+    however many wait at once. Every other DAG run (manual, by an asset, without a logical date) waits for the next one.
+
+    A dataflow that is unknown, disabled or past its end fails the task at once; a run under way is still waited for.
 
     The task fails without a retry for a run that failed, a refusal of Adobe's and a time-out: another try would meet
     the same. An outage never ends the wait. `soft_fail` skips after a bad run and a time-out, `never_fail` after
@@ -54,8 +60,11 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
 
     :param dataflow_id: the dataflow (templated)
     :param run_id: exactly this run (templated)
-    :param after: a datetime with a zone or its ISO 8601 text (templated), None for any time; by default the moment from
-        which the DAG run could run, which exists for every kind of DAG run
+    :param after: "dag_run" (default): see above; or a datetime with a zone or its ISO 8601 text (templated), None for
+        any time: the earliest run from then on
+    :param on_missing: what it does to the task if Adobe has no run for its slot (before the first slot, after the end,
+        skipped while disabled): "skip" (default), "fail", or "next": wait for the next one, which the next DAG run may
+        get, too
     :param on_failed: what a failed run does to the task: "fail" (default), "succeed" or "skip"
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
@@ -83,7 +92,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         *,
         dataflow_id: Text,
         run_id: Text | None = None,
-        after: datetime | str | None = "{{ dag_run.run_after }}",
+        after: datetime | str | None = "dag_run",
+        on_missing: Literal["skip", "fail", "next"] = "skip",
         on_failed: Decision = "fail",
         on_partial: Decision = "fail",
         on_empty: Decision = "succeed",
@@ -97,6 +107,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self.dataflow_id = dataflow_id
         self.run_id = run_id
         self.after = after
+        self.on_missing = on_missing
         self.on_failed = on_failed
         self.on_partial = on_partial
         self.on_empty = on_empty
@@ -113,7 +124,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             check_entity_id("dataflow_id", self.dataflow_id)
             if self.run_id is not None:
                 check_entity_id("run_id", self.run_id)
-            check_moment("after", self.after)
+            check_after(self.after)
+            check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
             check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
             if self.end_in_triggerer:
                 self._check_nothing_follows()
@@ -135,16 +147,17 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         self._check()
         with self._skipping_as_wished():
-            return self._execute_deferrable() if self.deferrable else super().execute(context)
+            if not self.deferrable:
+                return super().execute(context)
+            return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        run = self._look()
-        return PokeReturnValue(is_done=True, xcom_value=self._current_wait().finish(run)) if run else False
+        run = self._look(context)
+        return PokeReturnValue(is_done=True, xcom_value=self._current_wait(context).finish(run)) if run else False
 
-    def _execute_deferrable(self) -> dict[str, Any]:  # noqa: RET503 - `defer` does not return
-        deadline = deadline_after(self.timeout, self.execution_timeout)
-        run = self._look()
-        wait = self._current_wait()
+    def _wait_deferred(self, context: Context, deadline: float) -> dict[str, Any]:  # noqa: RET503 - `defer` does not return
+        run = self._look(context)
+        wait = self._current_wait(context)
         if run:
             return wait.finish(run)
         if time.time() >= deadline:  # the look itself may take long in an outage
@@ -165,27 +178,30 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
                 run = read_event(event)
         except WaitTimeout as timeout:
             raise AirflowSensorTimeout(str(timeout)) from None
-        return self._current_wait().finish(run)
+        except LookAgain as again:
+            self.log.info("looking again: %s", again)
+            return self._wait_deferred(context, again.deadline)
+        return self._current_wait(context).finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Airflow's own would skip for `soft_fail` after whatever error, such as a crashed trigger."""
         with self._skipping_as_wished():
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
-    def _look(self) -> FlowRun | None:
+    def _look(self, context: Context) -> FlowRun | None:
         """The run, if it has ended."""
         self.check_not_killed()
-        wait = self._current_wait()
+        wait = self._current_wait(context)
         with self._refusals_told():
             run = wait.look(self.hook())
         self.check_not_killed()
         return run
 
-    def _current_wait(self) -> RunWait:
+    def _current_wait(self, context: Context) -> RunWait:
         """One for the life of this process, so that a run once found is stayed with."""
         if self._wait is None:
             with failing_at_once():
-                self._wait = RunWait(self, self.dataflow_id, self.run_id)
+                self._wait = RunWait(self, self.dataflow_id, self.run_id, context=context)
         return self._wait
 
     @contextmanager

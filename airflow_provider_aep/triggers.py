@@ -13,13 +13,16 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
 from airflow_provider_aep.api.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
-from airflow_provider_aep.waiting import seen_text
+from airflow_provider_aep.wait import Wait, WaitIsOver
+from airflow_provider_aep.waiting import ended_text, run_text, seen_text
 from airflow_provider_aep.watch import joined
 
 __all__ = ["AepDataflowRunTrigger"]
 
 #: A trigger that is loaded after its deadline, as after a long outage of the triggerer, still has so long to look.
 LAST_LOOK_SECONDS = 15
+#: So often a wait says that it is alive, where nothing changes.
+SIGN_OF_LIFE_SECONDS = 3600.0
 #: Adobe asks for slow polling; a `poke_interval` of nothing must not become a poll that never pauses.
 SHORTEST_POLL_SECONDS = 1
 
@@ -27,13 +30,15 @@ SHORTEST_POLL_SECONDS = 1
 class AepDataflowRunTrigger(BaseTrigger):
     """Waits for a flow run: the given one, or the earliest created at or after `after_ms`.
 
-    All arguments are JSON. `after_ms` is in milliseconds since 1970 UTC, `deadline` in seconds since 1970 UTC,
+    All arguments are JSON. `after_ms` and `until_ms` (before which the run must be created) are in milliseconds since
+    1970 UTC, `schedule` is what `slots.fingerprint` said when the task aimed, `deadline` is in seconds since 1970 UTC,
     `poll_seconds` is the longest time between two polls; the shortest is `[aep] poll_floor_seconds`. `succeed_on` lists
     outcomes ("success", "empty" …) that end the task right here, without a worker. `carry` comes back in the event as
     it is; what `defer(kwargs=…)` is given would be lost in `dag.test()`.
 
-    Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "error"
-    and "error" (see `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled
+    Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "look",
+    "why" and "deadline" (the dataflow or the slot has changed: the task decides anew), "error" and "error" (see
+    `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled
     at Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
     """
 
@@ -46,6 +51,8 @@ class AepDataflowRunTrigger(BaseTrigger):
         sandbox_name: str | None = None,
         run_id: str | None = None,
         after_ms: int = 0,
+        until_ms: int | None = None,
+        schedule: list[int | None] | None = None,
         poll_seconds: float = 60,
         succeed_on: list[str] | None = None,
         push_result: bool = True,
@@ -58,6 +65,8 @@ class AepDataflowRunTrigger(BaseTrigger):
         self.sandbox_name = sandbox_name
         self.run_id = run_id
         self.after_ms = after_ms
+        self.until_ms = until_ms
+        self.schedule = schedule
         self.poll_seconds = poll_seconds
         self.succeed_on = succeed_on
         self.push_result = push_result
@@ -71,6 +80,8 @@ class AepDataflowRunTrigger(BaseTrigger):
             "sandbox_name",
             "run_id",
             "after_ms",
+            "until_ms",
+            "schedule",
             "poll_seconds",
             "succeed_on",
             "push_result",
@@ -91,7 +102,10 @@ class AepDataflowRunTrigger(BaseTrigger):
         except TimeoutError:
             if not limit.expired():  # somebody else's, such as that of a look-up
                 raise
-            return self._told(status="timeout", seen=seen_text(self.dataflow_id, self.after_ms, self._seen))
+            seen = seen_text(self.dataflow_id, self.after_ms, self.until_ms, self._seen)
+            return self._told(status="timeout", seen=seen)
+        except WaitIsOver as over:
+            return self._told(status="look", why=str(over), deadline=self.deadline)
         except ReplyError as error:
             return self._told(status="error", error=error.as_event())
         except AepError as error:  # from the connection: cannot be right, whoever tries again
@@ -114,16 +128,38 @@ class AepDataflowRunTrigger(BaseTrigger):
             dataflow_id=DataflowId(self.dataflow_id),
             run_id=FlowRunId(self.run_id) if self.run_id else None,
             since_ms=self.after_ms,
+            until_ms=self.until_ms,
+            schedule=self.schedule,
             floor_seconds=floor_seconds,
             ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
         ) as wait:
             while True:
-                self._seen = run = await wait.change()
+                news = await self._news(wait)
+                if isinstance(news, str):
+                    self.log.warning("%s", news)
+                    continue
+                self._seen = run = news
                 if run.has_ended:
-                    self.log.info("flow run %s of dataflow %s has ended: %s", run.id, run.dataflow_id, run.outcome)
+                    self.log.info("%s", ended_text(run))
                     return run
                 state = run.raw_status or "no status yet"
                 if is_known_status(run.raw_status):
                     self.log.info("flow run %s of dataflow %s: %s", run.id, run.dataflow_id, state)
                 else:
                     self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
+
+    async def _news(self, wait: Wait) -> FlowRun | str:
+        """What changes next; a sign of life once an hour meanwhile."""
+        while True:
+            try:
+                async with asyncio.timeout(SIGN_OF_LIFE_SECONDS) as sign:
+                    return await wait.change()
+            except TimeoutError:
+                if not sign.expired():
+                    raise
+                self.log.info("still waiting for %s; %s", self._awaited(), wait.age_text())
+
+    def _awaited(self) -> str:
+        if self._seen:
+            return f"flow run {self._seen.id} ({self._seen.raw_status or 'no status yet'})"
+        return f"a {run_text(self.dataflow_id, self.after_ms, self.until_ms)}"

@@ -9,19 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_aep.api.errors import AepError, FlowRunFailed, InvalidExport, PlatformUnavailable, ReplyError
+from airflow_provider_aep.api.errors import AepError, FlowRunFailed, PlatformUnavailable, ReplyError
 from airflow_provider_aep.arguments import entity_id, moment_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_aep.api.entities import FlowRun
+    from airflow_provider_aep.api.calls import Procedure
+    from airflow_provider_aep.api.entities import Dataflow, FlowRun
+    from airflow_provider_aep.api.slots import Aim, Ending, Window
     from airflow_provider_aep.arguments import Decision
     from airflow_provider_aep.hooks import AepHook
     from airflow_provider_aep.triggers import AepDataflowRunTrigger
 
 log = logging.getLogger(__name__)
 
+#: `after` of a task that waits for its own DAG run's flow run.
+OWN_RUN = "dag_run"
+#: DAG runs that follow the DAG's timetable; all others come when they come.
+SLOT_RUN_TYPES = ("scheduled", "backfill")
+#: So often a wait on a worker says that it is alive, where nothing changes.
+SIGN_OF_LIFE_SECONDS = 3600.0
+WHAT_NEXT = (
+    "clearing this task finds the same flow run again; a new one comes with Adobe's next slot (the next DAG run), with "
+    "a later `after`, or for a Once() export under a new `name`; `on_failed` decides what such a run does to the task"
+)
 #: Given to Airflow's own time-out on top of the trigger's, which should always be the one that ends the wait.
 BACKSTOP_SECONDS = 300
 
@@ -32,22 +44,49 @@ class WaitTimeout(AepError):
     is_final = False
 
 
+class LookAgain(AepError):
+    """The triggerer has seen that a wait may be over; the task decides that. `deadline`: seconds since 1970 UTC."""
+
+    is_final = False
+
+    def __init__(self, why: str, deadline: float) -> None:
+        super().__init__(why)
+        self.deadline = deadline
+
+
+class NoRunWillCome(AepError):
+    """The dataflow makes no run that this task could wait for, until somebody changes it."""
+
+
 class RunWait:
     """One wait of a task: for which run, what was seen of it, and what the user wants to happen at its end.
 
-    `task` has the arguments of `AepDataflowRunSensor` that bear on it.
+    `task` has the arguments of `AepDataflowRunSensor` that bear on it. With `after="dag_run"` a scheduled DAG run, or
+    one of a backfill, waits for the run of its own slot of Adobe's schedule (see `api.slots`), every other DAG run for
+    the next run from the moment it was due.
 
     Raises:
         InvalidExport: an ID is empty or `after` is no moment.
     """
 
-    def __init__(self, task: Any, dataflow_id: object, run_id: object = None) -> None:
+    def __init__(self, task: Any, dataflow_id: object, run_id: object = None, *, context: Any) -> None:
         self.dataflow_id = entity_id("dataflow_id", dataflow_id)
         self.run_id = None if run_id is None else entity_id("run_id", run_id)
-        self.after_ms = moment_ms("after", task.after)
+        from airflow_provider_aep.api.slots import Window
+
+        self.window: Window | None = None
+        self.dag_id, self.dag_run_id = str(task.dag_id), str(context["ti"].run_id)
+        if task.after == OWN_RUN:
+            dag_run = context["dag_run"]
+            self.after_ms = moment_ms("after", dag_run.run_after)
+            if dag_run.logical_date is not None and str(dag_run.run_type) in SLOT_RUN_TYPES:
+                self.window = Window(self.after_ms, next_due_ms(task, dag_run))
+        else:
+            self.after_ms = moment_ms("after", task.after)
         self.aep_conn_id: str = task.aep_conn_id
         self.sandbox_name: str | None = task.sandbox_name
         self.poll_seconds: float = task.poke_interval
+        self.on_missing: str = task.on_missing
         self.decisions: dict[str, Decision] = {
             "success": "succeed",
             "empty": task.on_empty,
@@ -55,39 +94,137 @@ class RunWait:
             "failed": task.on_failed,
         }
         self.seen: FlowRun | None = None
+        self.aim: Aim | None = None
+        self._schedule: list[int | None] | None = None
+        self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
+        self._outage = ""
+        self._spoke_at = time.monotonic()
+        self._memory = context.get("task_state_store")
 
     def look(self, hook: AepHook) -> FlowRun | None:
-        """Ask once, with one request or a page of them; the run if it has ended. A run once found is stayed with.
+        """Ask once; the run if it has ended. A run once found is stayed with.
 
         An outage is no answer: the wait goes on, as it does in the triggerer.
-        """
-        from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-        from airflow_provider_aep.api.procedures import find_run
 
-        run_id = FlowRunId(self.run_id) if self.run_id else None
+        Raises:
+            EntityNotFound: Adobe knows no such dataflow or run.
+            NoRunWillCome: the dataflow is disabled or has ended.
+            AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
+            RequestRefused: Adobe has refused three times.
+        """
+        from airflow_provider_aep.api.procedures import asked_thrice
+
         try:
-            run = hook.run(find_run(DataflowId(self.dataflow_id), run=run_id, since_ms=self.after_ms))
+            run = hook.run(asked_thrice(lambda: self._ask(hook)))
         except PlatformUnavailable as trouble:
-            log.warning("%s; the wait goes on", trouble)
+            if not self._outage:
+                log.warning("%s; the wait goes on", trouble)
+            self._outage = str(trouble)
             return None
+        if self._outage:
+            log.info("Adobe answers again; the wait goes on")
+            self._outage = ""
+        if time.monotonic() - self._spoke_at >= SIGN_OF_LIFE_SECONDS:
+            self._spoke_at = time.monotonic()
+            log.info("still waiting for %s", self)
         if run is None:
             return None
         if run.dataflow_id not in ("", self.dataflow_id):
-            raise InvalidExport("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {self.dataflow_id}")
+            from airflow_provider_aep.api.watchlist import another_dataflows
+
+            raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
-            log.info("flow run %s: %s", run.id, run.outcome)
+            log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
         self.run_id, self.seen = run.id, run
+        self._remember(run.id)
         return run if run.has_ended else None
+
+    def _ask(self, hook: AepHook) -> Procedure[FlowRun | None]:
+        """The run as it is now, or None: there is none yet."""
+        from airflow_provider_aep.api.entities import DataflowId, FlowRunId
+        from airflow_provider_aep.api.procedures import find_run, look_for_run
+        from airflow_provider_aep.api.slots import fingerprint
+
+        dataflow_id = DataflowId(self.dataflow_id)
+        run_id = self.run_id or self._remembered()
+        if run_id:
+            return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
+        lag_ms = int(hook.settings().visibility_seconds * 1000)
+        while True:
+            sight = yield from look_for_run(dataflow_id, self._aim_at, lag_ms=lag_ms)
+            self.aim, self._schedule = sight.aim, fingerprint(sight.dataflow.schedule)
+            if sight.ending is None:
+                return sight.run
+            self._end(sight.dataflow, sight.aim, sight.ending)
+
+    def _aim_at(self, dataflow: Dataflow) -> Aim:
+        from airflow_provider_aep.api.once import maker_of
+        from airflow_provider_aep.api.slots import Aim, aim_of, aim_of_one_time
+
+        if self._next_ms is not None:
+            return Aim(self._next_ms)
+        if self.window is None:
+            return Aim(self.after_ms)
+        once = aim_of_one_time(dataflow.schedule)
+        maker = maker_of(dataflow)
+        if once and maker.startswith(f"{self.dag_id}."):
+            # Its only slot is that of the DAG run that made it, whenever that is due: a backfill makes it today.
+            owner = maker.partition(", run ")[2].partition(", map index ")[0]
+            if owner == self.dag_run_id:
+                return once
+            why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
+            return Aim(self.after_ms, missing=why)
+        return aim_of(dataflow.schedule, self.window)
+
+    def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:
+        """No run will come: fail, skip, or aim at the next one.
+
+        Raises: see `look`.
+        """
+        from airflow_provider_aep.api.slots import when
+
+        text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {end.why}"
+        if not end.is_slot:
+            raise NoRunWillCome(text)
+        following = aim.next_ms if aim.missing else aim.next_ms or aim.until_ms
+        text += f"; the next slot is {when(following)}" if following else "; there is no next slot"
+        if self.on_missing == "next":
+            if following is None:
+                raise NoRunWillCome(text)
+            log.warning("%s; waiting for that one (on_missing='next')", text)
+            self._next_ms = following
+        elif self.on_missing == "skip":
+            raise AirflowSkipException(f"{text} (on_missing='skip')")
+        else:
+            raise AirflowFailException(f"{text} (on_missing={self.on_missing!r})")
+
+    def _remember(self, run_id: str) -> None:
+        """Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
+
+        Without it, each poke finds the earliest run anew, which is the same one unless Adobe lists an earlier one late.
+        """
+        if self._memory is not None:
+            self._memory.set(self._key(), run_id)
+
+    def _remembered(self) -> str | None:
+        found = None if self._memory is None else self._memory.get(self._key())
+        return found if isinstance(found, str) and found else None
+
+    def _key(self) -> str:
+        return f"aep_run_{self.dataflow_id}_{self.after_ms}"
 
     def _last_seen(self) -> tuple[str, str, str] | None:
         return (self.seen.id, self.seen.raw_status, self.seen.outcome) if self.seen else None
 
     def __str__(self) -> str:
         """What is waited for, as far as it is known."""
-        return f"flow run {self.run_id}" if self.run_id else f"a {_run_text(self.dataflow_id, self.after_ms)}"
+        return f"flow run {self.run_id}" if self.run_id else f"a {run_text(self.dataflow_id, *self._span())}"
+
+    def _span(self) -> tuple[int, int | None]:
+        return (self.aim.since_ms, self.aim.until_ms) if self.aim else (self.after_ms, None)
 
     def last_seen(self) -> str:
-        return seen_text(self.dataflow_id, self.after_ms, self.seen)
+        return seen_text(self.dataflow_id, *self._span(), self.seen)
 
     def finish(self, run: FlowRun) -> dict[str, Any]:
         """The flat dict of a run that has ended as it should.
@@ -105,6 +242,7 @@ class RunWait:
             "empty": f"has exported nothing (on_empty={decision!r})",
         }.get(run.outcome, "has ended in a state that this provider does not know")
         failure = FlowRunFailed(run, why)
+        log.info(WHAT_NEXT)
         if decision == "skip":
             raise AirflowSkipException(str(failure)) from failure
         raise AirflowFailException(str(failure)) from failure
@@ -126,7 +264,9 @@ class RunWait:
             sandbox_name=self.sandbox_name,
             dataflow_id=self.dataflow_id,
             run_id=self.run_id,
-            after_ms=self.after_ms,
+            after_ms=self._span()[0],
+            until_ms=self._span()[1],
+            schedule=self._schedule,
             deadline=deadline,
             poll_seconds=self.poll_seconds,
             succeed_on=succeed_on if end_in_triggerer else None,
@@ -135,25 +275,76 @@ class RunWait:
         )
 
 
-def seen_text(dataflow_id: str, after_ms: int, run: FlowRun | None) -> str:
+def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRun | None) -> str:
     """What was last seen, for whoever is woken by a time-out, and where to look next."""
     if run:
         return f"flow run {run.id} of dataflow {dataflow_id} was last seen with {run.raw_status or 'no status'!r}"
     return (
-        f"there is no {_run_text(dataflow_id, after_ms)}; look in Adobe whether the dataflow is enabled "
+        f"there is no {run_text(dataflow_id, after_ms, until_ms)}; look in Adobe whether the dataflow is enabled "
         "and its schedule has begun and not ended"
     )
 
 
-def _run_text(dataflow_id: str, after_ms: int) -> str:
-    since = datetime.fromtimestamp(after_ms / 1000, UTC).isoformat(timespec="seconds")
-    return f"run of dataflow {dataflow_id}" + (f" created at or after {since}" if after_ms else "")
+def ended_text(run: FlowRun) -> str:
+    """The end of a run with its figures, as far as Adobe gives them."""
+    figures = {
+        "records": run.output_records,
+        "bytes": run.output_bytes,
+        "files": run.output_files,
+        "seconds": (run.completed_ms - run.created_ms) // 1000 if run.completed_ms else None,
+    }
+    told = ", ".join(f"{number} {what}" for what, number in figures.items() if number is not None)
+    text = f"flow run {run.id} of dataflow {run.dataflow_id} has ended: {run.outcome}"
+    return f"{text} ({told})" if told else text
+
+
+def run_text(dataflow_id: str, after_ms: int, until_ms: int | None) -> str:
+    """The awaited run for a reader, as long as it is not known."""
+    text = f"run of dataflow {dataflow_id}"
+    if after_ms:
+        text += f" created at or after {_iso(after_ms)}"
+    return text + (f" and before {_iso(until_ms)}" if until_ms else "")
+
+
+def _iso(moment_ms: int) -> str:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def next_due_ms(task: Any, dag_run: Any) -> int | None:
+    """When the DAG run after this one is due, in milliseconds since 1970 UTC; None where there is none.
+
+    Only the timetable knows, with its clock changes. That of the scheduler is asked, which is installed wherever tasks
+    run: 3.1 has it in the DAG, later versions make it from the DAG's.
+    """
+    from airflow.timetables.base import DataInterval, TimeRestriction
+    from airflow.timetables.simple import ContinuousTimetable
+
+    timetable = task.dag.timetable
+    try:
+        from airflow.serialization.encoders import coerce_to_core_timetable
+    except ImportError:  # 3.1
+        pass
+    else:
+        timetable = coerce_to_core_timetable(timetable)
+    if isinstance(timetable, ContinuousTimetable):
+        return None  # the next one is due as soon as this one has ended
+    interval = DataInterval(dag_run.data_interval_start, dag_run.data_interval_end)
+    everything = TimeRestriction(earliest=None, latest=None, catchup=True)
+    try:
+        following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)
+    except Exception as error:  # a timetable of the user's own, which may want a database or its very own scheduler
+        log.warning("the DAG's timetable does not tell when the next DAG run is due: %r", error)
+        return None
+    if following is None or following.run_after <= dag_run.run_after:
+        return None
+    return int(following.run_after.timestamp() * 1000)
 
 
 def read_event(event: Mapping[str, Any] | None) -> FlowRun:
     """The run that a trigger's event tells of.
 
     Raises:
+        LookAgain: the dataflow or the slot has changed, so that the task has to decide anew.
         WaitTimeout: it had not ended at the deadline.
         ReplyError: Adobe refused the poll.
         AepError: the Airflow connection cannot be right.
@@ -169,6 +360,8 @@ def read_event(event: Mapping[str, Any] | None) -> FlowRun:
                 return FlowRun.from_event(event["run"])
             case "timeout":
                 problem: AepError = WaitTimeout(f"the wait has timed out: {event['seen']}")
+            case "look":
+                problem = LookAgain(str(event["why"]), float(event["deadline"]))
             case "error":
                 problem = ReplyError.from_event(event["error"])
             case "invalid":

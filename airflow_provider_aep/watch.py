@@ -1,4 +1,4 @@
-"""One poll for every wait of this process that shares an organisation, a sandbox and a credential.
+"""One poll for every wait of this process that shares an Airflow connection and a sandbox.
 
 Airflow's shared streams do not fit. They exist from 3.3 on, and only for `BaseEventTrigger`. A stream is opened with
 the arguments of one trigger and never learns who else listens, so it can neither ask for known runs nor adapt its
@@ -21,10 +21,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_provider_aep.api.calls import Now, Procedure
-from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
+from airflow_provider_aep.api.entities import DataflowId, FlowRunId
 from airflow_provider_aep.api.errors import PlatformUnavailable, ReplyError
-from airflow_provider_aep.api.polling import poll
+from airflow_provider_aep.api.polling import poll, read_dataflows
 from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
+from airflow_provider_aep.wait import Wait
 
 if TYPE_CHECKING:
     from airflow_provider_aep.api.session import AsyncSession
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Place = tuple[str, str, str, str]  # gateway, organisation, sandbox, client ID
+Key = tuple[str, "Settings"]  # Airflow connection and all that it says, its secret too: none rides on another's
 
 #: Waits that are loaded together, as after a restart, are asked for together.
 GATHER_SECONDS = 0.5
@@ -47,72 +49,7 @@ LOOK_AT_ONCE = 1_000
 IDLE_SECONDS = 60.0
 #: A connection is looked up again for a wait that joins so much later; it may have been edited.
 SETTINGS_SECONDS = 900
-_GROWTH = 0.1  # a wait that has lasted an hour is looked at every six minutes, if its ceiling allows
 _JITTER = 0.05
-
-
-class Wait(Awaited):
-    """One trigger's place in a watch."""
-
-    __slots__ = ("_has_changed", "_waiter", "ceiling_seconds", "floor_seconds", "joined_at")
-
-    def __init__(
-        self,
-        dataflow_id: DataflowId,
-        since_ms: int,
-        run_id: FlowRunId | None,
-        *,
-        floor_seconds: float,
-        ceiling_seconds: float,
-        joined_at: float,
-    ) -> None:
-        super().__init__(dataflow_id, since_ms, run_id)
-        self.floor_seconds = min(floor_seconds, ceiling_seconds)
-        self.ceiling_seconds = ceiling_seconds
-        self.joined_at = joined_at  # seconds, by the loop's clock
-        self._has_changed = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def change(self) -> FlowRun:
-        """The run as it is now, once it is another one, or in another state, than at the last call.
-
-        Raises:
-            ReplyError: Adobe refuses the poll again and again, or what this wait asks for.
-        """
-        while not self._has_changed:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self._has_changed = False
-        if self.error and not (self.run and self.run.has_ended):
-            raise self.error.with_traceback(None)  # one error may be raised in many tasks
-        assert self.run
-        return self.run
-
-    def tell(self) -> None:
-        self._has_changed = True
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def patience_seconds(self, now: float, now_ms: float, usual_ms: int) -> float:
-        """How long this wait can do without a poll: a tenth of the time that has passed, between floor and ceiling.
-
-        Not beyond the moment from which its run can exist, or at which a run as old as the last one of its dataflow
-        became is to be expected; around that moment, no longer than the floor.
-        """
-        passed = now - self.joined_at
-        if self.run is None:
-            seconds = max(passed * _GROWTH, (self.since_ms - now_ms) / 1000)
-        else:
-            age = (now_ms - self.run.created_ms) / 1000
-            passed = max(passed, age)
-            seconds = passed * _GROWTH
-            left = usual_ms / 1000 - age
-            if usual_ms and left > -usual_ms / 1000 * _GROWTH:
-                seconds = min(seconds, left)
-        return min(max(seconds, self.floor_seconds), self.ceiling_seconds)
 
 
 class Watch:
@@ -120,12 +57,13 @@ class Watch:
 
     def __init__(self, place: Place, open_session: Callable[[bool], Awaitable[AsyncSession]], learned: Learned) -> None:
         self.waits: dict[Wait, None] = {}
+        self._doubtful: set[str] = set()  # dataflows that the last list did not show
         self._name = f"sandbox {place[2]} of {place[1]}"
         self._open_session = open_session
         self._watched = Watchlist(learned, self._changed)
         self._learned = learned
         self._loop = asyncio.get_running_loop()
-        self._to_wake: dict[Wait, None] = {}
+        self._to_wake: dict[Wait, bool] = {}  # whether its run has changed, or there is only a notice
         self._sooner = asyncio.Event()
         self._polled_at = -math.inf
         self._next_at = math.inf  # a wait that joins may ask for an earlier poll ...
@@ -151,14 +89,25 @@ class Watch:
     def _changed(self, wait: Awaited) -> None:
         if wait in self.waits:
             assert isinstance(wait, Wait)
-            if not self._to_wake:
-                self._loop.call_soon(self._wake_some)
-            self._to_wake[wait] = None
+            self._wake(wait, has_changed=True)
+
+    def _wake(self, wait: Wait, *, has_changed: bool) -> None:
+        if not self._to_wake:
+            self._loop.call_soon(self._wake_some)
+        self._to_wake[wait] = has_changed or self._to_wake.get(wait, False)
+
+    def _tell_all(self, notice: str) -> None:
+        """One line in the log of each task that waits: an outage has begun, or has ended."""
+        for wait in self.waits:
+            wait.notice = notice
+            self._wake(wait, has_changed=False)
 
     def _wake_some(self) -> None:
         for wait in list(islice(self._to_wake, WAKE_AT_ONCE)):
-            del self._to_wake[wait]
-            wait.tell()
+            if self._to_wake.pop(wait):
+                wait.tell()
+            else:
+                wait.wake()
         if self._to_wake:
             self._loop.call_soon(self._wake_some)
 
@@ -199,7 +148,12 @@ class Watch:
         else:
             if self._failures:
                 log.info("%s answers again; %d waits go on", self._name, len(self.waits))
+                self._tell_all("Adobe answers again; the wait goes on")
             self._failures = self._refusals = 0
+            for wait in self.waits:
+                wait.polled_at = self._polled_at
+            with suppress(ReplyError):  # the poll's own requests tell of trouble
+                await self._check_dataflows(session)
         self._next_at = math.inf
         seconds = await self._interval(await session.run(_adobe_time()))
         if trouble and trouble.retry_after_seconds:
@@ -207,6 +161,33 @@ class Watch:
             self._not_before = self._loop.time() + asked
         self._next_at = min(self._next_at, max(self._polled_at + seconds, self._loop.time() + GATHER_SECONDS))
         return trouble is not None and not isinstance(trouble, PlatformUnavailable)
+
+    async def _check_dataflows(self, session: AsyncSession) -> None:
+        """End the waits whose dataflow makes no run any more: one request a poll, however many waits.
+
+        A dataflow that a list does not show is asked for by its ID, at the next poll, before it counts as gone.
+        """
+        asked = {
+            key: waiting
+            for key, waiting in self._watched.next_dataflows(self._doubtful).items()
+            if any(self._polled_at - wait.joined_at >= wait.floor_seconds for wait in waiting if isinstance(wait, Wait))
+        }  # those that have only just joined were looked at by their tasks
+        if not asked:
+            return
+        found = await session.run(read_dataflows(list(asked), self._learned))
+        now_ms = int(await session.run(_adobe_time()))
+        lag_ms = int(session.settings.visibility_seconds * 1000)
+        is_sure = len(asked) == 1
+        self._doubtful = set() if is_sure else {key for key in asked if key not in found}
+        for key, waiting in asked.items():
+            if key not in found and not is_sure:
+                continue
+            for wait in waiting:
+                assert isinstance(wait, Wait)
+                wait.over = wait.why_over(found.get(key), now_ms, lag_ms)
+                if wait.over:
+                    self._watched.remove(wait)
+                    self._changed(wait)
 
     async def _pause(self) -> None:
         """Sleep until the next poll, which a wait that joins may bring forward."""
@@ -220,6 +201,7 @@ class Watch:
         self._failures += 1
         if self._failures == 1:
             log.warning("%s: %s; %d waits go on and ask again", self._name, trouble, len(self.waits))
+            self._tell_all(f"{trouble}; the wait goes on")
         if not isinstance(trouble, PlatformUnavailable):
             self._refusals += 1
             if self._refusals == MOST_REFUSALS:
@@ -252,7 +234,7 @@ class _Loop:
     """The watches of one event loop, and the settings that each Airflow connection has given."""
 
     def __init__(self) -> None:
-        self.watches: dict[Place, Watch] = {}
+        self.watches: dict[Key, Watch] = {}
         self._settings: dict[tuple[str, str | None], tuple[float, Settings]] = {}
         self._look_ups: dict[tuple[str, str | None], asyncio.Task[Settings]] = {}
 
@@ -277,11 +259,12 @@ class _Loop:
         return await asyncio.shield(look_up)
 
     def join(self, wait: Wait, settings: Settings, hook: AepHook) -> Watch:
-        watch = self.watches.get(settings.where)
+        key = (hook.aep_conn_id, settings)
+        watch = self.watches.get(key)
         if watch is None or watch.task.done():
             learned = _learned.setdefault(settings.where, Learned())
             watch = Watch(settings.where, lambda anew: self._open(settings, hook, anew), learned)
-            self.watches[settings.where] = watch
+            self.watches[key] = watch
         watch.join(wait)
         return watch
 
@@ -297,12 +280,12 @@ class _Loop:
                 settings = now if now.where == settings.where else settings
         return hook.open_async_session(replace(settings, attempts=1))
 
-    async def leave(self, wait: Wait, watch: Watch, settings: Settings) -> None:
+    async def leave(self, wait: Wait, watch: Watch, key: Key) -> None:
         watch.leave(wait)
         if watch.waits:
             return
-        if self.watches.get(settings.where) is watch:
-            del self.watches[settings.where]
+        if self.watches.get(key) is watch:
+            del self.watches[key]
         if not self.watches:
             self._settings.clear()
         if not watch.task.get_loop().is_closed():
@@ -327,10 +310,12 @@ async def joined(
     dataflow_id: DataflowId,
     run_id: FlowRunId | None,
     since_ms: int,
+    until_ms: int | None = None,
+    schedule: list[int | None] | None = None,
     floor_seconds: float,
     ceiling_seconds: float,
 ) -> AsyncIterator[Wait]:
-    """A wait in the watch of the hook's organisation, sandbox and credential; left when the block is.
+    """A wait in the watch of the hook's Airflow connection and sandbox; left when the block is.
 
     Raises:
         InvalidExport: the hook's connection cannot be right.
@@ -341,6 +326,8 @@ async def joined(
         dataflow_id,
         since_ms,
         run_id,
+        until_ms=until_ms,
+        schedule=schedule,
         floor_seconds=floor_seconds,
         ceiling_seconds=ceiling_seconds,
         joined_at=asyncio.get_running_loop().time(),
@@ -349,4 +336,4 @@ async def joined(
     try:
         yield wait
     finally:
-        await here.leave(wait, watch, settings)
+        await here.leave(wait, watch, (hook.aep_conn_id, settings))

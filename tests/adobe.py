@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -204,7 +205,8 @@ class TaskInstance:
 def context(**members: Any) -> Any:
     """A task's context: "ti" and what a test adds."""
     about_ti = {name: members.pop(name) for name in ("map_index", "try_number") if name in members}
-    return {"ti": TaskInstance(**about_ti), "run_id": "manual__2026-01-01", **members}
+    dag_run = SimpleNamespace(run_after=datetime.now(UTC), logical_date=datetime.now(UTC), run_type="manual")
+    return {"ti": TaskInstance(**about_ti), "run_id": "manual__2026-01-01", "dag_run": dag_run, **members}
 
 
 def rebuilt(trigger: BaseTrigger) -> BaseTrigger:

@@ -73,7 +73,8 @@ def in_steps(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
     base = yield from ensure_base_connection(wish.base, manner)
     source = yield from ensure_source_connection(wish.source, manner)
     target = yield from ensure_target_connection(wish.target(base), manner)
-    return export_ids(base, source, target, (yield from ensure_dataflow(wish.dataflow(source, target), manner)))
+    dataflow = yield from ensure_dataflow(wish.dataflow(source, target), manner)
+    return export_ids(base, source, target, dataflow, wish.dataset_ids)
 
 
 WAYS: dict[str, Callable[[ExportWish, Manner], Procedure[ExportIds]]] = {"whole": set_up_export, "steps": in_steps}
@@ -161,7 +162,9 @@ class Adobe:
         """One of each, attached to one another, as wished, and what the task has returned."""
         assert self.count() == dict.fromkeys(KINDS, 1)
         base, source, target, flow = (self.the(kind) for kind in KINDS)
-        assert ids == (base["id"], source["id"], target["id"], flow["id"])
+        assert ids[:4] == (base["id"], source["id"], target["id"], flow["id"])
+        assert set(ids.dataset_ids) == set(wish.dataset_ids)
+        assert not any(each["description"].endswith(")") for each in (base, source, target, flow))
         assert flow["sourceConnectionIds"] == [source["id"]]
         assert flow["targetConnectionIds"] == [target["id"]]
         assert target["baseConnectionId"] == base["id"]

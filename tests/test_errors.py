@@ -106,8 +106,9 @@ def test_what_an_error_says(error: AepError, text: str) -> None:
 
 def test_a_failed_run_is_told_with_all_of_adobes_words() -> None:
     text = str(FlowRunFailed(RUN, "failed"))
-    for part in ("r1", "f1", "'failed'", "10 records read", "ACTIVATION_BATCH-0000-FAILED: Job aborted.", "No access"):
+    for part in ("r1", "f1", "'failed'", "records read: 10, written: not given", "Job aborted.", "No access"):
         assert part in text
+    assert "ACTIVATION_BATCH-0000-FAILED: Job aborted." in text
     silent = FlowRun(FlowRunId("r"), DataflowId("f"), RunStatus.UNKNOWN, raw_status="odd")
     assert "Adobe gave no error" in str(FlowRunFailed(silent, "ended"))
 

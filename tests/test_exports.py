@@ -65,7 +65,11 @@ DRIFT: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("drift", DRIFT)
+# What decides which data lands where: never reused.
+TELLING = ("other datasets", "another place")
+
+
+@pytest.mark.parametrize("drift", [each for each in DRIFT if each not in TELLING])
 def test_reuse_tells_what_differs_and_changes_nothing(
     adobe: Adobe, caplog: pytest.LogCaptureFixture, drift: str
 ) -> None:
@@ -76,6 +80,21 @@ def test_reuse_tells_what_differs_and_changes_nothing(
     assert adobe.task(wish(), name="run 2") == ids
     (warning,) = warnings_in(caplog)
     assert warning.endswith(f"is reused as it is: {told}")
+    assert all(request.startswith("GET") for request in adobe.requests())
+
+
+@pytest.mark.parametrize("drift", TELLING)
+@pytest.mark.parametrize("way", WAYS)
+def test_reuse_refuses_to_export_other_data_than_the_dag_says(adobe: Adobe, drift: str, way: str) -> None:
+    adobe.task(wish(), way=WAYS[way])
+    happen, told = DRIFT[drift]
+    happen(adobe)
+    adobe.platform.requests.clear()
+    with pytest.raises(EntityExists) as caught:
+        adobe.task(wish(), name="run 2", way=WAYS[way])
+    assert "other data would be exported than the DAG says: " in str(caught.value)
+    assert told in str(caught.value)
+    assert str(caught.value).endswith("set if_exists='update' to change it, or give the export another name")
     assert all(request.startswith("GET") for request in adobe.requests())
 
 

@@ -25,10 +25,12 @@ import airflow_provider_aep
 from airflow_provider_aep import get_provider_info
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import list_page
-from airflow_provider_aep.api.errors import AccessDenied, AepError, InvalidExport, OutcomeUnknown
+from airflow_provider_aep.api.destinations import AmazonS3, kind_of
+from airflow_provider_aep.api.errors import AccessDenied, InvalidExport, OutcomeUnknown
 from airflow_provider_aep.api.procedures import check_access, list_datasets
+from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID
+from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Platform
 from airflow_provider_aep.hooks import AepHook
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
@@ -152,14 +154,17 @@ def test_time_limits_come_from_the_connection_else_the_configuration(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"login": None}, r"login \(client ID\) = '': must be"),
-        ({"login": "two words"}, r"login \(client ID\) = 'two words': must be printable ASCII without blanks"),
+        ({"login": None}, r"login \(client ID\) = <hidden, 0 characters>: must be"),
+        (
+            {"login": "two words"},
+            r"login \(client ID\) = <hidden, 9 characters>: must be printable ASCII",
+        ),
         ({"password": None}, r"password \(client secret\) = '\*\*\*': must be .*not empty"),
         ({"password": "planted secret"}, r"password \(client secret\) = '\*\*\*': must be .*without blanks"),
         ({"password": "planted\nsecret"}, r"password \(client secret\) = '\*\*\*'"),
         ({"password": "plant\u00e9d"}, r"password \(client secret\) = '\*\*\*'"),
-        ({"extra": {"org_id": None}}, "org_id = '': must be 24 hexadecimal digits and @AdobeOrg"),
-        ({"extra": {"org_id": "0123456789ABCDEF01234567"}}, "org_id = '0123456789ABCDEF01234567': must be 24"),
+        ({"extra": {"org_id": None}}, "org_id = <hidden, 0 characters>: must be 24 hexadecimal digits and @AdobeOrg"),
+        ({"extra": {"org_id": "0123456789ABCDEF01234567"}}, "org_id = <hidden, 24 characters>: must be 24"),
         ({"extra": {"org_id": 5}}, "org_id = 5: must be text"),
         ({"extra": {"sandbox_name": "Prod"}}, "sandbox_name = 'Prod': must be .*lower-case"),
         ({"extra": {"sandbox_name": "*"}}, r"sandbox_name = '\*'"),
@@ -487,7 +492,23 @@ def test_a_wrong_secret_does_not_work_by_a_right_ones_token(adobe: Emulator, mon
         AepHook().run(list_page("/flows"))
 
 
-def test_a_missing_connection_is_airflows_own_error() -> None:
-    with pytest.raises(Exception, match="nowhere") as caught:
+def test_a_missing_connection_is_named_with_its_argument(adobe: Emulator) -> None:
+    with pytest.raises(InvalidExport, match="aep_conn_id = 'nowhere': there is no Airflow connection of this ID"):
         AepHook("nowhere").run(list_page("/flows"))
-    assert not isinstance(caught.value, AepError)
+    with pytest.raises(InvalidExport, match="aep_conn_id = 'nowhere': there is no Airflow connection"):
+        asyncio.run(AepHook("nowhere").arun(list_page("/flows")))
+    with pytest.raises(InvalidExport, match="destination_conn_id = 'nowhere': there is no Airflow connection"):
+        AepHook().destination_login("nowhere", kind_of(AmazonS3("bucket", "path")))
+
+
+def test_a_token_that_airflow_cannot_mask_is_used_all_the_same(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(token: str) -> None:
+        raise RuntimeError(token)
+
+    transport = httpx.MockTransport(platform.respond)
+    with Session(settings_for_tests(), transport=transport, on_token=fail) as session:
+        assert session.run(list_page("/flows")).items == []
+    (told,) = (record.getMessage() for record in caplog.records if "mask" in record.getMessage())
+    assert told == "Airflow could not be told to mask a new token in logs (RuntimeError); going on"

@@ -109,7 +109,7 @@ def is_one_export(emulator: str, sandbox: str, ids: Any) -> Counter[str]:
     ]
     live = {each["kind"]: each["id"] for each in made if not each["deleted"]}
     assert Counter(each["kind"] for each in made if not each["deleted"]) == one_of_each()
-    assert [live[kind] for kind in KINDS] == list(ids)
+    assert [live[kind] for kind in KINDS] == list(ids)[:4]
     return Counter(each["kind"] for each in made)
 
 

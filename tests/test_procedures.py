@@ -69,13 +69,37 @@ def test_a_name_of_two_datasets_is_not_guessed_at(run: Runner) -> None:
 
 @pytest.mark.parametrize("told", [True, False])
 def test_datasets_of_several_pages(run: Runner, told: bool) -> None:
-    """Adobe says whether there is a next page; where it does not, a page that is not full is the last."""
+    """Adobe says whether there is a next page; where it does not, one that brings nothing new is the last."""
     items = [{"id": str(number), "name": f"d{number}"} for number in range(130)]
     pages = [items[:100], items[100:]]
     replies = [ok({"items": each, **({"pageInfo": {"hasNext": each is pages[0]}} if told else {})}) for each in pages]
-    canned = answers(run, *replies)
+    canned = answers(run, *replies, *([] if told else [ok({"items": []})]))
     assert len(run(list_datasets())) == 130
-    assert [request.url.params["start"] for request in canned.requests] == ["0", "100"]
+    assert [request.url.params["start"] for request in canned.requests] == ["0", "100", *([] if told else ["130"])]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_datasets_of_a_server_that_caps_its_pages(run: Runner, told: bool) -> None:
+    """It gives 50 where 100 were asked for; going on by 100 would drop every other fifty in silence."""
+    items = [{"id": str(number), "name": f"d{number}"} for number in range(130)]
+    pages = [items[:50], items[50:100], items[100:]]
+    infos = [{"pageInfo": {"hasNext": each is not pages[2]}} if told else {} for each in pages]
+    replies = [ok({"items": each, **info}) for each, info in zip(pages, infos, strict=True)]
+    canned = answers(run, *replies, *([] if told else [ok({"items": []})]))
+    assert [each.id for each in run(list_datasets())] == [str(number) for number in range(130)]
+    assert [request.url.params["start"] for request in canned.requests][:3] == ["0", "50", "100"]
+
+
+def test_datasets_of_a_server_that_ignores_where_to_start(run: Runner) -> None:
+    items = [{"id": str(number), "name": f"d{number}"} for number in range(20)]
+    answers(run, ok({"items": items}), ok({"items": items}))
+    assert len(run(list_datasets())) == 20
+
+
+def test_a_name_that_is_nearly_right_is_told(run: Runner) -> None:
+    answers(run, ok({"items": [{"id": "1", "name": "Loyalty members"}], "pageInfo": {"hasNext": False}}))
+    with pytest.raises(InvalidExport, match=r"did you mean Loyalty members\?"):
+        run(list_datasets(names=["Loyalty member"]))
 
 
 # Access

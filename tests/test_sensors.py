@@ -195,12 +195,12 @@ def test_the_result_is_flat_and_tells_the_run(adobe: Adobe) -> None:
     assert all(isinstance(value, str | int | None) for value in result.values())
 
 
-def test_a_finished_run_costs_one_request_and_no_deferral(adobe: Adobe) -> None:
+def test_a_finished_run_costs_two_requests_and_no_deferral(adobe: Adobe) -> None:
     flow = adobe.dataflow("finished")
     adobe.run(flow)
 
     assert sensor(dataflow_id=flow, deferrable=True).execute(context())["status"] == "success"
-    assert adobe.requests == ["GET /runs"]
+    assert adobe.requests == [f"GET /flows/{flow}", "GET /runs"]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -43,7 +43,7 @@ def test_a_refusal_comes_through_unchanged() -> None:
 
 def test_a_time_out_and_a_connection_that_cannot_be_right() -> None:
     with pytest.raises(WaitTimeout, match="no run of dataflow flow-1"):
-        read_event(event(status="timeout", seen=seen_text("flow-1", 0, None)))
+        read_event(event(status="timeout", seen=seen_text("flow-1", 0, None, None)))
     with pytest.raises(AepError, match="org_id") as found:
         read_event(event(status="invalid", error="org_id = '': must be"))
     assert found.value.is_final
@@ -88,7 +88,7 @@ def test_airflows_own_limit_comes_later() -> None:
 
 
 def test_a_time_out_says_what_was_seen_and_where_to_look() -> None:
-    text = seen_text("flow-1", 1767225600000, None)
+    text = seen_text("flow-1", 1767225600000, None, None)
     assert "no run of dataflow flow-1 created at or after 2026-01-01T00:00:00+00:00" in text
     assert "whether the dataflow is enabled" in text
-    assert seen_text("flow-1", 0, RUN) == "flow run run-1 of dataflow flow-1 was last seen with 'Failed'"
+    assert seen_text("flow-1", 0, None, RUN) == "flow run run-1 of dataflow flow-1 was last seen with 'Failed'"

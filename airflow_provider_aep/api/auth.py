@@ -6,11 +6,14 @@ import asyncio
 import math
 import re
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from airflow_provider_aep.api.errors import ReplyError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow_provider_aep.api.settings import Settings
 
@@ -64,6 +67,9 @@ class TokenShelf:
 
     def __init__(self) -> None:
         self._token: Token | None = None
+        self._failure: ReplyError | None = None
+        #: How many requests for a token have ended.
+        self.flights = 0
         self.lock = threading.Lock()
         self._loop_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
@@ -73,6 +79,29 @@ class TokenShelf:
         if token is None or now >= token.renew_at or token.value == instead_of:
             return None
         return token.value
+
+    def landed(self, flights: int, *, now: float, instead_of: str | None) -> str | None:
+        """What a request has brought that ended while this one waited for the lock; `flights` is from before.
+
+        Raises:
+            ReplyError: it has failed; four calls side by side ask once, not one after the other.
+        """
+        known = self.take(now=now, instead_of=instead_of)
+        if known is None and self._failure and self.flights != flights:
+            raise self._failure.with_traceback(None)
+        return known
+
+    @contextmanager
+    def flight(self) -> Iterator[None]:
+        """A request for a token is under way."""
+        self._failure = None
+        try:
+            yield
+        except ReplyError as failure:
+            self._failure = failure
+            raise
+        finally:
+            self.flights += 1
 
     def put(self, token: Token) -> None:
         self._token = token

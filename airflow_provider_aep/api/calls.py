@@ -140,9 +140,12 @@ def next_page(href: str) -> Call[wire.Page]:
     return Call("GET", href, wire.read_page, repeatable=True)
 
 
-def named(kind: Kind, name: str, spec_id: str) -> Call[wire.Page]:
-    """Entities of one name and spec."""
-    return list_page(kind.path, filters=(f"name=={name}", f"{kind.spec}.id=={spec_id}"))
+def named(kind: Kind, name: str) -> Call[wire.Page]:
+    """Entities of one name, of every spec.
+
+    One `property` only: the filter guide allows several, the destinations OpenAPI types the parameter as one string.
+    """
+    return list_page(kind.path, filters=(f"name=={name}",))
 
 
 def _path_of(kind: Kind, entity_id: str) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "S3AssumedRole",
     "SftpPassword",
     "SftpSshKey",
+    "account",
     "auth",
     "login_from_connection",
     "secrets",
@@ -190,6 +191,23 @@ def auth(credential: Credential) -> dict[str, Any]:
     if isinstance(credential, SftpPassword | SftpSshKey) and credential.port is not None:
         params["port"] = credential.port
     return {"specName": name, "params": params}
+
+
+def account(credential: Credential) -> str:
+    """Whose storage a login opens, where the destination does not say it; nothing secret.
+
+    Names of buckets mean one place whatever the login is; containers and paths do not.
+    """
+    match credential:
+        case AzureConnectionString():
+            parts = (part.partition("=") for part in credential.connection_string.split(";"))
+            given = {name.strip().lower(): value.strip() for name, _, value in parts}
+            return given.get("accountname", "")
+        case AdlsServicePrincipal():
+            return credential.url.rstrip("/")
+        case SftpPassword() | SftpSshKey():
+            return f"{credential.username}@{credential.domain}:{credential.port or 22}"
+    return ""
 
 
 def secrets(credential: Credential) -> tuple[str, ...]:

@@ -209,12 +209,28 @@ def _iso(moment_ms: int | None) -> str | None:
     return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="milliseconds") if moment_ms else None
 
 
-def awaited_run(runs: Iterable[FlowRun], *, since_ms: int) -> FlowRun | None:
-    """The earliest run created at or after `since_ms` (milliseconds since 1970 UTC), finished or not.
+def is_meant(dataflow: str, created_ms: int, *, of: str, since_ms: int, until_ms: int | None) -> bool:
+    """Whether a run may be waited for: of the dataflow `of`, created at or after `since_ms` and before `until_ms`.
+
+    A run that names no dataflow never is, since nobody can tell whose it is.
+    """
+    return dataflow == of and since_ms <= created_ms and (until_ms is None or created_ms < until_ms)
+
+
+def awaited_run(
+    runs: Iterable[FlowRun], *, dataflow_id: DataflowId, since_ms: int, until_ms: int | None = None
+) -> FlowRun | None:
+    """The earliest run that is meant, finished or not; times in milliseconds since 1970 UTC.
 
     Earliest, not latest: clearing yesterday's task finds yesterday's run. A run that failed is returned as it is;
     passing over it in silence would make the task wait for the next slot.
     """
     return min(
-        (run for run in runs if run.created_ms >= since_ms), key=lambda run: (run.created_ms, run.id), default=None
+        (
+            run
+            for run in runs
+            if is_meant(run.dataflow_id, run.created_ms, of=dataflow_id, since_ms=since_ms, until_ms=until_ms)
+        ),
+        key=lambda run: (run.created_ms, run.id),
+        default=None,
     )

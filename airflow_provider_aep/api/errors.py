@@ -159,19 +159,31 @@ class FlowRunFailed(AepError):
         self.why = why
         problems = "; ".join(f"{problem.code}: {problem.message}" for problem in run.errors) or "Adobe gave no error"
         super().__init__(
-            f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, "
-            f"{run.input_records or 0} records read, {run.output_records or 0} written, "
-            f"{run.failed_records or 0} failed): {problems}"
+            f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, records read: "
+            f"{_told(run.input_records)}, written: {_told(run.output_records)}, failed: {_told(run.failed_records)}): "
+            f"{problems}"
         )
 
     def __reduce__(self) -> tuple[type[FlowRunFailed], tuple[FlowRun, str]]:
         return type(self), (self.run, self.why)
 
 
+def _told(number: int | None) -> str:
+    """A number of Adobe's, which may not have given it."""
+    return "not given" if number is None else str(number)
+
+
 # What IMS says, with 400 or 401, of a credential that is wrong. Source: RFC 6749, 5.2; Adobe IMS guide.
 _WRONG_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope"})
 # "Resource not found", in print with status 404 and with 400. Source: Flow Service error catalogue, 1439.
 _NOT_FOUND = frozenset({"FLOW-1439-404", "FLOW-1439-400", "1439-404", "1439-400"})
+# "Sandbox not found", all with status 404. Source: Flow Service error catalogue.
+_NO_SANDBOX = frozenset({"2100", "2101", "2103", "2106"})
+
+
+def is_about_sandbox(code: str) -> bool:
+    """Whether Adobe says that it knows no such sandbox."""
+    return code.removeprefix("FLOW-").partition("-")[0] in _NO_SANDBOX
 
 
 def refusal(request: str, status: int, *, code: str, message: str, request_id: str) -> RequestRefused:
@@ -186,7 +198,7 @@ def refusal(request: str, status: int, *, code: str, message: str, request_id: s
         412: VersionConflict,
     }
     kind = kinds.get(status, RequestRefused)
-    if code in _WRONG_CREDENTIAL:
+    if code in _WRONG_CREDENTIAL or is_about_sandbox(code):
         kind = AccessDenied
     elif code in _NOT_FOUND:
         kind = EntityNotFound

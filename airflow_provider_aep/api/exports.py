@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import (
@@ -12,57 +12,57 @@ from airflow_provider_aep.api.calls import (
     DATAFLOWS,
     SOURCE_CONNECTIONS,
     TARGET_CONNECTIONS,
+    Created,
     Kind,
     Now,
     Pause,
     Procedure,
     together,
 )
-from airflow_provider_aep.api.entities import BaseConnection, Dataflow, SourceConnection, TargetConnection
+from airflow_provider_aep.api.entities import (
+    Dataflow,
+    SourceConnection,
+    SourceConnectionId,
+    TargetConnection,
+)
 from airflow_provider_aep.api.errors import (
     AccessDenied,
     EntityExists,
-    EntityNotFound,
     PlatformUnavailable,
     RequestRefused,
+    SeveralEntities,
 )
+from airflow_provider_aep.api.found import Found, if_there, look
 from airflow_provider_aep.api.once import (
     RaceLost,
     Wanted,
+    beside,
     change,
     create,
+    decide,
     delete,
     discard,
     find,
-    is_first,
+    is_gone,
     is_marked,
-    look_for,
-    only,
+    is_unconfirmed,
     race_if_gone,
     stand_back,
+    withdraw,
 )
+from airflow_provider_aep.api.settling import Comparison, cannot_change, compare, settle
 from airflow_provider_aep.api.steps import (
     RACE_ROUNDS,
+    agreed,
     discard_marked,
     find_or_make,
-    flows_of,
+    given_up,
+    remove_stranded,
     send_credentials,
     update_dataflow,
     update_target,
-    without_rivals,
 )
-from airflow_provider_aep.api.wishes import (
-    Comparison,
-    Difference,
-    ExportIds,
-    ExportWish,
-    Manner,
-    adobe_now,
-    cannot_change,
-    compare,
-    export_ids,
-    settle,
-)
+from airflow_provider_aep.api.wishes import Difference, ExportIds, ExportWish, Manner, adobe_now, export_ids
 
 log = logging.getLogger(__name__)
 
@@ -73,29 +73,33 @@ def set_up_export(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
     """Exactly one base, source and target connection and one dataflow; nothing is sent that is not needed.
 
     A first run asks for the four at once, makes base and source side by side, makes the target while it looks whether
-    they are the only ones of their name, and the dataflow last: five round trips with the token. Later runs ask for the
-    four at once and are done.
+    they are the only ones of their name, and the dataflow last, while it confirms the base: five round trips with the
+    token. Later runs ask for the four at once and are done.
 
-    Two tasks never leave two dataflows, because the source connection is a ticket: only who holds the oldest one of the
-    name makes a dataflow. A ticket without a dataflow is watched for a while; then its maker is taken to be dead and
-    the ticket is deleted. Adobe refuses to delete one that a dataflow uses, and to make a dataflow of one that is
-    deleted, so that either the maker or the one who takes over makes it, whatever is still on its way. A later try of
-    the same task uses its own ticket again and, as everybody who did not make the ticket just now, looks afterwards
-    whether its dataflow is the first.
+    Two tasks never leave two dataflows, because the source connection is a ticket: only who sees no other one of the
+    name beside its own makes a dataflow (see `beside`). A ticket without a dataflow is watched for a while; then its
+    maker is taken to be dead and the ticket is deleted. Adobe refuses to delete one that a dataflow uses, and to make a
+    dataflow of one that is deleted, so that either the maker or the one who takes over makes it, whatever is still on
+    its way. A later try of the same task uses its own ticket again and, as everybody who did not make the ticket just
+    now, looks afterwards whether its dataflow is the first.
 
-    This rests on three things: a list that shows an entity shows all made before it, it shows each within
-    `settle_seconds`, and Adobe's creation times (milliseconds) follow the order of making. Where one does not hold,
-    two dataflows are possible; the next run of any of the tasks keeps the older one.
+    The base connection is shared with other exports, whose tasks do not know this one. It is agreed on before anything
+    rests on it (see `agree`), but for the dataflow of its own maker, who takes that back if it loses.
+
+    What this rests on and no document of Adobe's promises is listed in the README, "What this rests on".
 
     Raises:
-        EntityExists: `if_exists="fail"`; or what differs cannot be changed.
+        EntityExists: other data would be exported than the user wants; `if_exists="fail"`; or what differs cannot be
+            changed.
+        EntityNotFound: Adobe knows no base connection of the given ID; nothing is made.
         SeveralEntities: others have made several entities of this name.
         PlatformUnavailable: an outage; what has been made is found by the next try.
     """
     made: dict[str, Kind] = {}
+    reason = RaceLost("")
     for _ in range(RACE_ROUNDS):
         try:
-            found = yield from _look(wish, manner)
+            found = yield from look(wish, manner)
             if found.dataflow is None:
                 ids = yield from _complete(wish, found, manner, made)
             else:
@@ -103,139 +107,81 @@ def set_up_export(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
             # Of rounds that were lost something may be left that lists have not shown yet.
             yield from _discard_made(made, keep=ids)
             return ids
-        except (RaceLost, EntityNotFound) as lost:  # what was there a moment ago is there no more
+        except RaceLost as lost:
             reason = lost
             yield from stand_back()
-    if isinstance(reason, EntityNotFound):
-        raise reason
-    raise PlatformUnavailable(
-        f"set-up of export {wish.name!r}", message="other tasks are setting up the same export all the time"
-    )
+        except (EntityExists, SeveralEntities):
+            yield from _discard_made(made, keep=())  # in rounds before this one
+            raise
+    raise PlatformUnavailable(f"set-up of export {wish.name!r}", message=given_up(reason))
 
 
-@dataclass
-class _Found:
-    """What is at Adobe already: of each kind all of the name, oldest first, and the one that is meant."""
-
-    dataflow: Dataflow | None = None
-    base: BaseConnection | None = None
-    source: SourceConnection | None = None
-    target: TargetConnection | None = None
-    bases: Sequence[BaseConnection] = ()
-    sources: Sequence[SourceConnection] = ()
-    targets: Sequence[TargetConnection] = ()
-
-
-def _look(wish: ExportWish, manner: Manner) -> Procedure[_Found]:
-    now = yield from adobe_now()
-    flow, source, target = wish.dataflow("", "").wanted(now), wish.source.wanted(), wish.target("").wanted()
-    base = wish.base.wanted() if wish.base else None
-    is_enough = (lambda found: any(map(source.fits, found))) if manner.if_exists == "update" else bool
-    seconds = manner.first_look_seconds
-    flows, sources, targets, bases = yield from together(
-        look_for(flow, settle_seconds=seconds),
-        look_for(source, is_enough, settle_seconds=seconds),
-        look_for(target, settle_seconds=seconds),
-        look_for(base, settle_seconds=seconds) if base else None,
-    )
-    flows = yield from without_rivals(flow, flows, manner)
-    dataflow = only(flow, flows)
-    if dataflow is None and sources:
-        dataflow = yield from _flow_of_another_name(wish, sources, targets)
-    found = _Found(dataflow, bases=bases or (), sources=sources, targets=targets)
-    if dataflow is None:
-        # Whose source connection is the oldest counts then, whether it fits or not.
-        found.source = only(replace(source, fits=lambda _source: True), sources)
-        found.target = only(target, targets)
-        found.base = only(base, found.bases) if base else None
-        return found
-    # What the dataflow is attached to counts, even where somebody has renamed it.
-    found.source = only(source, sources, attached_to=dataflow.source_connection_id)
-    if found.source is None or found.source.id != dataflow.source_connection_id:
-        found.source = yield from calls.get_source_connection(dataflow.source_connection_id)
-    found.target = only(target, targets, attached_to=dataflow.target_connection_id)
-    if found.target is None or found.target.id != dataflow.target_connection_id:
-        found.target = yield from calls.get_target_connection(dataflow.target_connection_id)
-    found.base = only(base, found.bases, attached_to=found.target.base_connection_id) if base else None
-    return found
-
-
-def _flow_of_another_name(
-    wish: ExportWish, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
-) -> Procedure[Dataflow | None]:
-    """The dataflow of this export where somebody has renamed it; making another would export everything twice.
-
-    Raises:
-        EntityExists: the source connection belongs to a dataflow to somewhere else.
-    """
-    for source in sources:
-        for flow in (yield from flows_of(source.id)):
-            same_kind = flow.spec_id == wish.kind.flow_spec
-            if same_kind and flow.name == wish.name:
-                raise RaceLost  # made this very moment; the look-up by name tells more of it
-            if same_kind and flow.target_connection_id in [each.id for each in targets]:
-                return flow
-            raise EntityExists(
-                f"source connection {source.name!r} ({source.id}) belongs to dataflow {flow.name!r} ({flow.id}), which "
-                f"writes to another destination; delete that dataflow, or give the export another name"
-            )
-    return None
-
-
-def _complete(wish: ExportWish, found: _Found, manner: Manner, made: dict[str, Kind]) -> Procedure[ExportIds]:
+def _complete(wish: ExportWish, found: Found, manner: Manner, made: dict[str, Kind]) -> Procedure[ExportIds]:
     """There is no dataflow yet: make what is missing, the dataflow last. `made` collects what this session makes."""
     seconds = manner.settle_seconds
     source = yield from _claim(wish, found, manner)
+    if wish.base and not found.base:
+        found.base = yield from agreed(wish.base.wanted(), found.bases, manner)
     target = yield from _usable_target(wish, found)
     settle(_comparisons(wish, found, source, target), manner)
     if wish.base and found.base:
         yield from send_credentials(wish.base, found.base, manner)
 
     began_ms = yield Now()
-    base = wish.base.wanted() if wish.base and not found.base and not target else None
+    base = wish.base.wanted() if wish.base and not found.base else None
     ticket = replace(wish.source.wanted(), fits=lambda _source: True)
     base_made, source_made = yield from together(
-        _make(base, manner, made) if base else None,
+        _make(base, manner, made, is_unconfirmed=True) if base else None,
         None if source else _make(ticket, manner, made),
     )
-    known_base = wish.base_connection_id or (found.base.id if found.base else "")
-    base_id = base_made or known_base or (target.base_connection_id if target else "")
-    source_id = source.id if source else source_made
+    base_id = found.base.id if found.base else base_made.id
+    held = Created(source.id, source.etag) if source else source_made
 
     target_wish = wish.target(base_id)
     base_needed = [] if wish.base_connection_id else [(BASE_CONNECTIONS, base_id)]
-    target_made, base_first, source_first = yield from together(
+    target_made, bases, sources = yield from together(
         None if target else _make(target_wish.wanted(), manner, made, needs=base_needed),
-        is_first(base, base_id, settle_seconds=seconds) if base else None,
-        is_first(ticket, source_id, settle_seconds=seconds),
+        beside(base, base_made, manner.maker, settle_seconds=seconds, is_unconfirmed=True) if base else None,
+        beside(ticket, held, manner.maker, settle_seconds=seconds),
     )
-    if base_first is False or not source_first:
-        yield from _discard_made(
-            made, keep=[*([base_id] if base_first else []), *([source_id] if source_first else [])]
-        )
-        if source and not source_first and manner.maker.owns(source):
-            yield from discard(SOURCE_CONNECTIONS, source_id)
-        raise RaceLost
+    if len(sources) > 1:
+        yield from _contest(wish, held.id, sources, manner, made)
+    if base and len(bases) > 1:
+        chosen = yield from agreed(base, bases, manner)
+        if chosen is None or chosen.id != base_id:
+            raise RaceLost(f"base connection {base.name!r} was made by another task")
     if target:
         yield from update_target(target_wish, target, manner)
-    target_id = target.id if target else target_made
+    target_id = target.id if target else target_made.id
 
-    flow = wish.dataflow(source_id, target_id).wanted((yield from adobe_now()))
-    needs = [(SOURCE_CONNECTIONS, source_id), (TARGET_CONNECTIONS, target_id)]
-    dataflow_id = yield from _make(flow, manner, made, needs=needs)
+    flow = wish.dataflow(held.id, target_id).wanted((yield from adobe_now()))
+    needs = [(SOURCE_CONNECTIONS, held.id), (TARGET_CONNECTIONS, target_id)]
+    dataflow, is_confirmed = yield from together(
+        _make(flow, manner, made, needs=needs),
+        decide(BASE_CONNECTIONS, bases[0], "") if bases and len(bases) == 1 else None,
+    )
+    if is_confirmed is False:
+        yield from delete(DATAFLOWS, dataflow.id)
+        yield from _discard_made(made, keep=())
+        raise RaceLost(f"another task has given up base connection {base_id}")
     # Whoever has not made the ticket just now may not be alone with it: others of the same task may have it, too.
     # Airflow starts another try while this one still runs, if it has heard nothing of it for long.
     is_late = (yield Now()) - began_ms > (seconds - 1) * 1000
-    if (source or is_late) and not (yield from is_first(flow, dataflow_id, settle_seconds=seconds)):
-        yield from delete(DATAFLOWS, dataflow_id)
-        yield from _discard_made(made, keep=[base_id, source_id, dataflow_id])
-        raise RaceLost
-    ids = export_ids(base_id, source_id, target_id, dataflow_id)
+    if source or is_late:
+        first, *_ = yield from beside(flow, dataflow, manner.maker, settle_seconds=seconds)
+        if first.id != dataflow.id:
+            yield from delete(DATAFLOWS, dataflow.id)
+            yield from _discard_made(made, keep=[base_id, held.id])
+            raise RaceLost(f"dataflow {wish.name!r} was made by another try of this task")
+    # What Adobe shows of it, or what it has accepted where no list shows it.
+    listed = next(each for each in sources if each.id == held.id)
+    datasets = listed.dataset_ids if isinstance(listed, SourceConnection) else wish.dataset_ids
+    ids = export_ids(base_id, held.id, target_id, dataflow.id, datasets)
     yield from _discard_leftovers(found, ids)
     return ids
 
 
-def _claim(wish: ExportWish, found: _Found, manner: Manner) -> Procedure[SourceConnection | None]:
+def _claim(wish: ExportWish, found: Found, manner: Manner) -> Procedure[SourceConnection | None]:
     """The ticket: one that is there and ours to use, or None, then one has to be made.
 
     Raises:
@@ -258,56 +204,86 @@ def _claim(wish: ExportWish, found: _Found, manner: Manner) -> Procedure[SourceC
         return source
     if manner.if_exists == "fail":
         settle([comparison], manner)
-    yield from _watch(wish, source, manner)
+    log.info("another task is setting up export %r (source connection %s); waiting for it", wish.name, source.id)
+    yield from _watch(wish, [source.id], manner)
     log.warning("export %r: who made source connection %s has not gone on; taking over", wish.name, source.id)
-    for dead in found.sources:
-        if is_marked(dead) and not manner.maker.owns(dead):
-            try:
-                yield from delete(SOURCE_CONNECTIONS, dead.id)
-            except AccessDenied:
-                raise
-            except RequestRefused as refusal:  # a dataflow uses it, which lists do not show yet
-                log.info("source connection %s is in use after all: %s", dead.id, refusal)
-    raise RaceLost
+    yield from _take_tickets([each for each in found.sources if not manner.maker.owns(each)])
+    raise RaceLost(f"source connection {source.id} was taken from its maker")
 
 
-def _watch(wish: ExportWish, source: SourceConnection, manner: Manner) -> Procedure[None]:
-    """Wait while the maker of a source connection may still be at it.
+def _watch(wish: ExportWish, tickets: Sequence[str], manner: Manner) -> Procedure[None]:
+    """Wait while the makers of these source connections may still be at it.
 
     Raises:
-        RaceLost: there is a dataflow now, or the source connection is gone.
+        RaceLost: there is a dataflow now, or one of the source connections is gone.
     """
-    log.info("another task is setting up export %r (source connection %s); waiting for it", wish.name, source.id)
     flow = wish.dataflow("", "").wanted((yield from adobe_now()))
     waited = 0.0
     while waited < manner.takeover_seconds:
         yield Pause(WATCH_SECONDS)
         waited += WATCH_SECONDS
         flows, sources = yield from together(find(flow), find(wish.source.wanted()))
-        if flows or source.id not in [each.id for each in sources]:
-            raise RaceLost
+        if flows:
+            raise RaceLost(f"dataflow {flows[0].name!r} ({flows[0].id}) was made by another task")
+        if not {each.id for each in sources}.issuperset(tickets):
+            raise RaceLost("another task has removed its source connection")
 
 
-def _usable_target(wish: ExportWish, found: _Found) -> Procedure[TargetConnection | None]:
-    """The target connection, unless it is one that an interrupted set-up has left at another login."""
+def _take_tickets(tickets: Sequence[SourceConnection]) -> Procedure[None]:
+    """Delete the source connections of tasks that are taken to be dead; Adobe refuses it for one that is in use."""
+    for dead in tickets:
+        if is_marked(dead):
+            try:
+                yield from delete(SOURCE_CONNECTIONS, dead.id)
+            except AccessDenied:
+                raise
+            except RequestRefused as refusal:  # a dataflow uses it, which lists do not show yet
+                log.info("source connection %s is in use after all: %s", dead.id, refusal)
+
+
+def _contest(
+    wish: ExportWish, own: str, sources: Sequence[SourceConnection], manner: Manner, made: dict[str, Kind]
+) -> Procedure[None]:
+    """Others are setting up the same export: the first in the list waits until it is alone, the others give way.
+
+    Raises:
+        RaceLost: always; what is there is looked at anew.
+    """
+    first, others = sources[0], [each for each in sources if each.id != own]
+    if first.id != own:
+        yield from _discard_made(made, keep=())
+        if any(each.id == own and manner.maker.owns(each) for each in sources):
+            yield from discard(SOURCE_CONNECTIONS, own)
+        raise RaceLost(f"source connection {wish.name!r} was made by another task: {first.id}")
+    log.info("other tasks are setting up export %r, too; waiting for them to give way", wish.name)
+    yield from _watch(wish, [each.id for each in others], manner)
+    yield from _take_tickets(others)
+    raise RaceLost("tickets of other tasks were deleted")
+
+
+def _usable_target(wish: ExportWish, found: Found) -> Procedure[TargetConnection | None]:
+    """The target connection, unless it is one that an interrupted set-up has left otherwise than it is wanted now."""
     target = found.target
-    if target and is_marked(target) and any(each.is_fixed for each in _compare_target(wish, found, target).differences):
-        yield from discard(TARGET_CONNECTIONS, target.id)
-        return None
-    return target
+    if not target or not is_marked(target):
+        return target
+    if all(each.may_stay for each in _compare_target(wish, found, target).differences):
+        return target
+    yield from discard(TARGET_CONNECTIONS, target.id)
+    return None
 
 
-def _compare_target(wish: ExportWish, found: _Found, target: TargetConnection) -> Comparison:
-    base = wish.base_connection_id or (found.base.id if found.base else "")
-    comparison = compare(TARGET_CONNECTIONS, wish.target(base), target)
-    if wish.base and not found.base:
-        missing = Difference("base connection", repr(wish.base.name), target.base_connection_id, is_fixed=True)
+def _compare_target(wish: ExportWish, found: Found, target: TargetConnection) -> Comparison:
+    comparison = compare(TARGET_CONNECTIONS, wish.target(found.base.id if found.base else ""), target)
+    if found.base is None:
+        missing = Difference(
+            "base connection", repr(wish.base and wish.base.name), target.base_connection_id, is_fixed=True
+        )
         return comparison._replace(differences=[missing, *comparison.differences])
     return comparison
 
 
 def _comparisons(
-    wish: ExportWish, found: _Found, source: SourceConnection | None, target: TargetConnection | None
+    wish: ExportWish, found: Found, source: SourceConnection | None, target: TargetConnection | None
 ) -> list[Comparison]:
     comparisons = []
     if wish.base and found.base:
@@ -320,54 +296,88 @@ def _comparisons(
 
 
 def _make(
-    wanted: Wanted, manner: Manner, made: dict[str, Kind], *, needs: Sequence[tuple[Kind, str]] = ()
-) -> Procedure[str]:
+    wanted: Wanted,
+    manner: Manner,
+    made: dict[str, Kind],
+    *,
+    needs: Sequence[tuple[Kind, str]] = (),
+    is_unconfirmed: bool = False,
+) -> Procedure[Created]:
     """`create` for an entity that may need others, which another task may remove meanwhile."""
     try:
-        entity_id = yield from create(wanted, manner.maker, settle_seconds=manner.settle_seconds)
+        entity = yield from create(
+            wanted, manner.maker, settle_seconds=manner.settle_seconds, is_unconfirmed=is_unconfirmed
+        )
     except RequestRefused as refusal:
         yield from race_if_gone(refusal, *needs)
-    made[entity_id] = wanted.kind
-    return entity_id
+    made[entity.id] = wanted.kind
+    return entity
 
 
-def _discard_made(made: dict[str, Kind], *, keep: Sequence[str]) -> Procedure[None]:
+def _discard_made(made: dict[str, Kind], *, keep: Sequence[object]) -> Procedure[None]:
     """Remove what this session has made in vain, the last first: Adobe deletes nothing that others are attached to."""
     for entity_id in [each for each in reversed(made) if each not in keep]:
-        yield from discard(made.pop(entity_id), entity_id)
+        kind = made.pop(entity_id)
+        if kind is not BASE_CONNECTIONS:
+            yield from discard(kind, entity_id)
+            continue
+        base = yield from if_there(kind, entity_id)
+        if base and is_unconfirmed(base):  # otherwise another task relies on it
+            yield from withdraw(kind, base)
 
 
-def _reconcile(wish: ExportWish, found: _Found, dataflow: Dataflow, manner: Manner) -> Procedure[ExportIds]:
+def _reconcile(wish: ExportWish, found: Found, dataflow: Dataflow, manner: Manner) -> Procedure[ExportIds]:
     """The dataflow is there: compare, and change what differs if that is wanted."""
     source, target = found.source, found.target
     assert source
     assert target
+    yield from _mend_login(found, dataflow, target, manner)
     # That its source connection has other datasets is told once, not also as another source connection.
     as_it_is = compare(DATAFLOWS, wish.dataflow(source.id, target.id), dataflow)
     settle([*_comparisons(wish, found, source, target), as_it_is], manner)
-    source_id: str = source.id
+    kept = source
     if manner.if_exists == "update":
         if wish.base and found.base:
             yield from send_credentials(wish.base, found.base, manner)
-        yield from update_target(wish.target(target.base_connection_id), target, manner)
         if wish.source.differences(source):
-            source_id = (yield from find_or_make(wish.source.wanted(), manner, only_fitting=True)).id
+            there = yield from find_or_make(wish.source.wanted(), manner, only_fitting=True)
+            kept = there.entity or (yield from calls.get_source_connection(SourceConnectionId(there.id)))
         elif source.name != wish.name:
             yield from change(SOURCE_CONNECTIONS, source.id, wish.source.operations)
+    yield from update_target(wish.target(target.base_connection_id), target, manner)
     try:
-        yield from update_dataflow(wish.dataflow(source_id, target.id), dataflow, manner, (yield from adobe_now()))
+        yield from update_dataflow(wish.dataflow(kept.id, target.id), dataflow, manner, (yield from adobe_now()))
     except RequestRefused as refusal:
-        yield from race_if_gone(refusal, (SOURCE_CONNECTIONS, source_id), (DATAFLOWS, dataflow.id))
-    ids = export_ids(target.base_connection_id, source_id, target.id, dataflow.id)
-    if source_id != source.id:  # the dataflow has left it, and `update_dataflow` has removed it
+        yield from race_if_gone(refusal, (SOURCE_CONNECTIONS, kept.id), (DATAFLOWS, dataflow.id))
+    ids = export_ids(target.base_connection_id, kept.id, target.id, dataflow.id, kept.dataset_ids)
+    if kept.id != source.id:  # the dataflow has left it, and `update_dataflow` has removed it
         found.sources = [each for each in found.sources if each.id != source.id]
     yield from _discard_leftovers(found, ids)
     return ids
 
 
-def _discard_leftovers(found: _Found, ids: ExportIds) -> Procedure[None]:
+def _mend_login(found: Found, dataflow: Dataflow, target: TargetConnection, manner: Manner) -> Procedure[None]:
+    """See to it that the dataflow writes with a login that is there and stays.
+
+    Raises:
+        RaceLost: it was gone; dataflow and target connection are gone now, too.
+        EntityExists: it was gone, and somebody else made what is left.
+    """
+    base = found.base
+    if base and base.id == target.base_connection_id:
+        # Its maker died before it could confirm it, or is about to.
+        if not is_unconfirmed(base) or (yield from decide(BASE_CONNECTIONS, base, "")):
+            return
+    elif manner.if_exists == "fail" or not (yield from is_gone(BASE_CONNECTIONS, target.base_connection_id)):
+        return
+    yield from remove_stranded(target, [dataflow])
+    if found.source and is_marked(found.source):
+        yield from discard(SOURCE_CONNECTIONS, found.source.id)
+    raise RaceLost(f"base connection {target.base_connection_id} of export {dataflow.name!r} was gone")
+
+
+def _discard_leftovers(found: Found, ids: ExportIds) -> Procedure[None]:
     """Remove what interrupted set-ups and changes have left beside the entities in use, whoever made it."""
     yield from discard_marked(TARGET_CONNECTIONS, found.targets, keep=ids.target_connection_id)
     yield from discard_marked(SOURCE_CONNECTIONS, found.sources, keep=ids.source_connection_id)
-    # Other exports share a base connection: of several the oldest stays, which is the one that they choose.
-    yield from discard_marked(BASE_CONNECTIONS, found.bases[1:], keep=ids.base_connection_id)
+    yield from discard_marked(BASE_CONNECTIONS, found.bases, keep=ids.base_connection_id)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -28,11 +29,18 @@ MARK = "Made by airflow-provider-aep"
 CHANGE_ROUNDS = 3
 CREATE_ROUNDS = 4
 _LONGEST_WAIT_SECONDS = 300  # that a Retry-After is obeyed before an ambiguous creation is sent again
+_NEVER_MS = 2**63  # the creation time of an entity that no list has shown: younger than all that have been
 
 # An entity that a DELETE has been accepted for may still be listed. Source: Flow Service error catalogue, 1456 to 1458.
 VANISHING = "delete-finalizing"
 # Source: Flow Service error catalogue.
 _IN_USE = ("1418", "1447")
+
+# What follows the mark of an entity on which the tasks have not agreed yet, and of one that has lost. See `agree`.
+UNCONFIRMED = " (unconfirmed)"
+SUPERSEDED = " (superseded)"
+_MARKED = re.compile(rf"{MARK} for (?P<task>.*) \[[^\]]*\](?:, account (?P<account>.*?))?(?: \(\w+\))?", re.DOTALL)
+_TASK = re.compile(r"(?P<task>.*), run (?P<run>.*?)(?:, map index \d+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Maker:
 
     def made(self, entity: Entity) -> bool:
         """This very session made it."""
-        return entity.description == self.description
+        return entity.description.startswith(self.description)
 
     def may_have_made(self, entity: Entity) -> bool:
         """This session or another try of the same task made it."""
@@ -67,16 +75,46 @@ class Maker:
         """It is this task's to use or to remove: this session made it, or a try that has ended."""
         return self.made(entity) or (self.again and self.may_have_made(entity))
 
+    def is_sibling(self, entity: Entity) -> bool:
+        """Another mapped task of the same DAG run made it, or was the last to change it."""
+        other, own = _TASK.fullmatch(maker_of(entity)), _TASK.fullmatch(self.task)
+        return bool(other and own and other[0] != own[0] and other.groupdict() == own.groupdict())
+
 
 def is_marked(entity: Entity) -> bool:
     """It was made by this provider, for whatever task."""
     return entity.description.startswith(MARK)
 
 
+def maker_of(entity: Entity) -> str:
+    """The task that made an entity, or was the last to change it: "dag.task, run …"; "" if it bears no mark."""
+    marked = _MARKED.fullmatch(entity.description)
+    return marked["task"] if marked else ""
+
+
+def account_of(entity: Entity) -> str:
+    """The storage account that a login was made for, as its mark tells; "" where it does not."""
+    marked = _MARKED.fullmatch(entity.description)
+    return (marked["account"] or "") if marked else ""
+
+
+def is_unconfirmed(entity: Entity) -> bool:
+    """Its maker may still take it back, so nothing may rest on it yet."""
+    return is_marked(entity) and entity.description.endswith(UNCONFIRMED)
+
+
+def is_superseded(entity: Entity) -> bool:
+    """Tasks have agreed on another one; this one is about to be deleted."""
+    return is_marked(entity) and entity.description.endswith(SUPERSEDED)
+
+
 class RaceLost(AepError):
     """Another task made, or removed, what this one counted on; the set-up begins again with what is there now."""
 
     is_final = False
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
 
 
 def stand_back() -> Procedure[None]:
@@ -93,6 +131,12 @@ class Wanted:
     spec_id: str
     create: Callable[[str], Call[Created]]  # takes the description
     fits: Callable[[Any], bool] = lambda _entity: True
+    account: str = ""  # the storage account, where only the login tells which one is meant
+
+    def mark(self, maker: Maker, *, is_unconfirmed: bool = False) -> str:
+        """The description of what this task makes."""
+        account = f", account {self.account}" if self.account else ""
+        return maker.description + account + (UNCONFIRMED if is_unconfirmed else "")
 
 
 def find(wanted: Wanted) -> Procedure[list[Any]]:
@@ -101,8 +145,8 @@ def find(wanted: Wanted) -> Procedure[list[Any]]:
 
 
 def find_named(kind: Kind, name: str, spec_id: str) -> Procedure[list[Any]]:
-    """Entities of a name and spec, the oldest first. Both are compared again here, letter by letter."""
-    items = yield from all_items(calls.named(kind, name, spec_id))
+    """Entities of a name and spec, the oldest first. Adobe is asked for the name; both are compared here."""
+    items = yield from all_items(calls.named(kind, name))
     entities = [kind.read(item) for item in items]
     same = [each for each in entities if each.name == name and each.spec_id == spec_id and each.state != VANISHING]
     return sorted(same, key=lambda entity: (entity.created_ms, entity.id))
@@ -123,8 +167,8 @@ def look_for(
         pause *= 2
 
 
-def create(wanted: Wanted, maker: Maker, *, settle_seconds: float) -> Procedure[str]:
-    """Make an entity once, whatever becomes of the replies. Returns its ID.
+def create(wanted: Wanted, maker: Maker, *, settle_seconds: float, is_unconfirmed: bool = False) -> Procedure[Created]:
+    """Make an entity once, whatever becomes of the replies.
 
     After an ambiguous failure it looks for what that request may have made, and sends again only when there is nothing.
 
@@ -132,9 +176,10 @@ def create(wanted: Wanted, maker: Maker, *, settle_seconds: float) -> Procedure[
         RaceLost: another task has made one that will do meanwhile.
         OutcomeUnknown: ambiguous each time; the next try of the task finds what may still turn up.
     """
+    note = wanted.mark(maker, is_unconfirmed=is_unconfirmed)
     for attempt in range(1, CREATE_ROUNDS + 1):
         try:
-            made = yield from wanted.create(maker.description)
+            made = yield from wanted.create(note)
         except (OutcomeUnknown, UnexpectedReply) as unknown:
             log.info("%s; looking for what it may have made", unknown)
             found = yield from look_for(
@@ -143,34 +188,114 @@ def create(wanted: Wanted, maker: Maker, *, settle_seconds: float) -> Procedure[
             ours = [entity for entity in found if maker.made(entity)]
             if ours:
                 log.info("found %s %s %r, made by that request", wanted.kind.title, ours[0].id, wanted.name)
-                return str(ours[0].id)
+                return Created(str(ours[0].id), ours[0].etag)
             if any(map(wanted.fits, found)):
-                raise RaceLost from None
+                raise RaceLost(f"{wanted.kind.title} {wanted.name!r} was made by another task") from None
             if attempt == CREATE_ROUNDS:
                 raise
             if unknown.retry_after_seconds:
                 yield Pause(min(unknown.retry_after_seconds, _LONGEST_WAIT_SECONDS))
         else:
             log.info("created %s %s %r", wanted.kind.title, made.id, wanted.name)
-            return made.id
+            return made
     raise AssertionError("unreachable")
 
 
-def is_first(wanted: Wanted, entity_id: str, *, settle_seconds: float) -> Procedure[bool]:
-    """Whether what has just been made is older than all others of its name that would do.
+def beside(
+    wanted: Wanted, made: Created, maker: Maker, *, settle_seconds: float, is_unconfirmed: bool = False
+) -> Procedure[list[Any]]:
+    """What a list shows of the wanted name once it shows what was made just now, or another one; that one is in it.
 
-    Of two tasks that make the same thing at once, the younger sees the older one: its list shows its own entity, and
-    so everything made before. Two of the same millisecond both give way, since neither can know. An entity that does
-    not show within `settle_seconds` is taken to be alone.
+    Of two tasks that make the same at once, at least one sees the other's: each list shows its reader's own entity, and
+    what has been shown once stays shown, so the later of the two lists shows both. Creation times do not matter.
+    An entity that does not show within `settle_seconds` is taken to be alone.
     """
     found = yield from look_for(wanted, lambda found: any(map(wanted.fits, found)), settle_seconds=settle_seconds)
-    fitting = [entity for entity in found if wanted.fits(entity)]
-    own_ms = next((entity.created_ms for entity in fitting if entity.id == entity_id), None)
-    for other in fitting:
-        if other.id != entity_id and (own_ms is None or other.created_ms <= own_ms):
-            log.info("%s %r was made by another task, too: %s", wanted.kind.title, wanted.name, other.id)
-            return False
+    if made.id not in [entity.id for entity in found]:
+        note = wanted.mark(maker, is_unconfirmed=is_unconfirmed)
+        found.append(Entity(made.id, wanted.name, wanted.spec_id, made.etag, description=note, created_ms=_NEVER_MS))
+    return found
+
+
+def agree(
+    wanted: Wanted, found: Sequence[Any], maker: Maker, *, patience_seconds: float, among: Callable[[Any], bool]
+) -> Procedure[Any | None]:
+    """The one entity of those found that every task uses from now on, or None.
+
+    What several tasks may share is made unconfirmed, and nothing rests on it until it is confirmed. An unconfirmed
+    entity becomes confirmed or superseded by a PATCH with `If-Match`, so that it becomes one of the two and never
+    changes again, whoever asks first. A confirmed one is never deleted by a task that has lost a race. Before a task
+    confirms one, it supersedes every other that it sees; as at least one of two tasks sees both (see `beside`), no two
+    are confirmed. This holds whatever the creation times are: they only help all to choose the same one.
+
+    Whoever has not made the chosen one gives its maker `patience_seconds` to confirm it, and then does so itself.
+
+    Raises:
+        RaceLost: another task has decided otherwise.
+        SeveralEntities: others have made several of this name.
+    """
+    waited = 0.0
+    while True:
+        counting = [entity for entity in found if maker.made(entity) or among(entity)]
+        live = [entity for entity in counting if not is_superseded(entity)]
+        confirmed = [entity for entity in live if not is_unconfirmed(entity)]
+        chosen = only(wanted, confirmed) if confirmed else next(iter(live), None)
+        if chosen is None:
+            return None
+        rivals = [entity for entity in live if is_unconfirmed(entity) and entity.id != chosen.id]
+        yield from _supersede(wanted, filter(maker.owns, rivals))
+        if confirmed:
+            return chosen
+        if maker.owns(chosen) or waited >= patience_seconds:
+            yield from _supersede(wanted, [rival for rival in rivals if not maker.owns(rival)])
+            if not (yield from decide(wanted.kind, chosen, "")):
+                raise RaceLost(f"another task has given up {wanted.kind.title} {chosen.id}")
+            return chosen
+        pause = 1 + random.random()  # noqa: S311 - nothing depends on its being unpredictable
+        yield Pause(pause)
+        waited += pause
+        found = yield from find(wanted)
+
+
+def _supersede(wanted: Wanted, rivals: Iterable[Any]) -> Procedure[None]:
+    for rival in rivals:
+        if not (yield from withdraw(wanted.kind, rival)):
+            raise RaceLost(f"another task has confirmed {wanted.kind.title} {rival.id}")
+
+
+def withdraw(kind: Kind, entity: Any) -> Procedure[bool]:
+    """Supersede and delete an unconfirmed entity, whoever made it. Returns False if it was confirmed meanwhile."""
+    if not (yield from decide(kind, entity, SUPERSEDED)):
+        return False
+    yield from discard(kind, entity.id)
     return True
+
+
+def decide(kind: Kind, entity: Any, verdict: str) -> Procedure[bool]:
+    """Confirm ("") or supersede an unconfirmed entity. Returns whether that is what it is now, by whomever.
+
+    Raises:
+        VersionConflict: it was changed by others three times in a row.
+    """
+    undecided = entity.description.removesuffix(UNCONFIRMED)
+    for attempt in range(1, CHANGE_ROUNDS + 1):
+        operation = {"op": "replace", "path": "/description", "value": undecided + verdict}
+        try:
+            yield from calls.patch_entity(kind, entity.id, etag=entity.etag, operations=[operation])
+        except EntityNotFound:
+            return verdict == SUPERSEDED
+        except VersionConflict:
+            try:
+                entity = yield from calls.get_entity(kind, entity.id)
+            except EntityNotFound:
+                return verdict == SUPERSEDED
+            if not is_unconfirmed(entity):
+                return is_superseded(entity) == (verdict == SUPERSEDED)
+            if attempt == CHANGE_ROUNDS:
+                raise
+        else:
+            return True
+    raise AssertionError("unreachable")
 
 
 def only(wanted: Wanted, found: Sequence[Any], *, attached_to: str = "") -> Any | None:
@@ -255,10 +380,15 @@ def race_if_gone(refusal: RequestRefused, *needed: tuple[Kind, str]) -> Procedur
         RequestRefused: none is; the refusal stands.
     """
     for kind, entity_id in needed:
-        try:
-            entity = yield from calls.get_entity(kind, entity_id)
-        except EntityNotFound:
-            raise RaceLost from refusal
-        if entity.state == VANISHING:
-            raise RaceLost from refusal
+        if (yield from is_gone(kind, entity_id)):
+            raise RaceLost(f"{kind.title} {entity_id} is gone") from refusal
     raise refusal
+
+
+def is_gone(kind: Kind, entity_id: str) -> Procedure[bool]:
+    """Whether an entity has been deleted, or is about to be."""
+    try:
+        entity = yield from calls.get_entity(kind, entity_id)
+    except EntityNotFound:
+        return True
+    return entity.state == VANISHING or is_superseded(entity)

@@ -22,13 +22,20 @@ times in milliseconds). Which fields of a run may be compared is not listed ther
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, combinations
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import Call, Now, Procedure, together
-from airflow_provider_aep.api.errors import AepError, PlatformUnavailable, ReplyError, RequestRefused, UnexpectedReply
+from airflow_provider_aep.api.entities import Dataflow, DataflowId
+from airflow_provider_aep.api.errors import (
+    AepError,
+    EntityNotFound,
+    PlatformUnavailable,
+    ReplyError,
+    RequestRefused,
+    UnexpectedReply,
+)
 from airflow_provider_aep.api.watchlist import PART, Item, Learned, Part, Watchlist, parts_of
 from airflow_provider_aep.api.wire import Page, continuation_token
 
@@ -66,6 +73,26 @@ def poll(watched: Watchlist) -> Procedure[None]:
         watched.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
     if troubles:
         raise max(troubles, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
+
+
+def read_dataflows(ids: Sequence[str], learned: Learned) -> Procedure[dict[str, Dataflow]]:
+    """Those of the dataflows that there are, by one request: a list of several, or one by its ID.
+
+    Source: sorting and filtering guide (flows by `id`, OR by commas).
+    """
+    if len(ids) == 1:
+        try:
+            found = yield from calls.get_dataflow(DataflowId(ids[0]))
+        except EntityNotFound:
+            return {}
+        return {found.id: found}
+    try:
+        page = yield from calls.list_page("/flows", filters=["id==" + ",".join(ids)], order="")
+    except RequestRefused as refusal:
+        if _refuses_filter(refusal):
+            learned.refuse({"flow lists"}, refusal)
+        raise
+    return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
 
 
 def _ask(watched: Watchlist, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
@@ -114,16 +141,21 @@ def _read_changes(watched: Watchlist, now_ms: int) -> Procedure[list[Part] | Non
 
 def _look_up(watched: Watchlist, parts: Iterable[Part], troubles: list[ReplyError]) -> Procedure[None]:
     """Put a question for each part, a few side by side; once Adobe is in trouble no more are begun."""
-    waiting = deque(parts)
+    asked = list(parts)
+    remaining = iter(
+        asked
+    )  # shared by the lines of work, which may be threads: each `next` gives a part to one of them
 
     def some() -> Procedure[None]:
-        while waiting and not _is_hopeless(troubles):
+        for part in remaining:
+            if _is_hopeless(troubles):
+                return
             try:
-                yield from _look_up_part(watched, waiting.popleft())
+                yield from _look_up_part(watched, part)
             except ReplyError as error:
                 troubles.append(error)
 
-    yield from together(*(some() for _ in range(min(ABREAST, len(waiting)))))
+    yield from together(*(some() for _ in range(min(ABREAST, len(asked)))))
 
 
 def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:

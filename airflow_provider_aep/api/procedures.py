@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
-from airflow_provider_aep.api.calls import Call, Procedure
-from airflow_provider_aep.api.entities import DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
-from airflow_provider_aep.api.errors import InvalidExport, ReplyError, RequestRefused, UnexpectedReply
+from airflow_provider_aep.api.calls import Call, Now, Pause, Procedure
+from airflow_provider_aep.api.entities import Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
+from airflow_provider_aep.api.errors import (
+    EntityNotFound,
+    InvalidExport,
+    ReplyError,
+    RequestRefused,
+    UnexpectedReply,
+)
+from airflow_provider_aep.api.slots import Aim, Ending, aim_of_one_time, ending, when
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between the three times that a refused look is tried.
+REFUSAL_PAUSES = (1.0, 3.0)
 
 
 def all_items(
@@ -41,7 +56,8 @@ def all_items(
 def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern: str = "") -> Procedure[list[Dataset]]:
     """Datasets that may be exported: all, or those of the given IDs, names, or name pattern (`*`, `?`, `[…]`).
 
-    Pages are asked for until Adobe says that there is no next one or, where it does not say, one is not full.
+    Pages are asked for until Adobe says that there is no next one or, where it does not say, one brings nothing new.
+    The next one begins after what came, since a server may give less than `limit`.
 
     Raises:
         InvalidExport: an ID or a name is not among them, or a name means several datasets.
@@ -50,11 +66,11 @@ def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern
     start = 0
     while True:
         page = yield from calls.list_datasets(start=start)
+        known = len(found)
         found.update({dataset.id: dataset for dataset in map(read_dataset, page.items)})
-        more = len(page.items) == calls.PAGE_SIZE if page.has_next is None else page.has_next
-        if not more or not page.items:
+        if page.has_next is False or len(found) == known:
             break
-        start += calls.PAGE_SIZE
+        start += len(page.items)
     datasets = list(found.values())
     if ids:
         _demand("dataset_ids", ids, found)
@@ -75,10 +91,13 @@ def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern
 def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object]) -> None:
     missing = [each for each in wanted if each not in known]
     if missing:
+        near = sorted({like for each in missing for like in difflib.get_close_matches(each, known, n=3)})
         rule = (
             f"{', '.join(missing)} is not among the {len(known)} datasets that may be exported from this sandbox "
             "(a dataset may be missing because it is not enabled for Profile, or an access label hides it)"
         )
+        if near:
+            rule += f"; did you mean {' or '.join(near)}?"
         raise InvalidExport(argument, list(wanted), rule)
 
 
@@ -120,8 +139,10 @@ def _step_of(error: ReplyError) -> str:
     return "The Flow Service right" if isinstance(error, RequestRefused) else "The way to Adobe"
 
 
-def find_run(dataflow: DataflowId, *, run: FlowRunId | None = None, since_ms: int = 0) -> Procedure[FlowRun | None]:
-    """The awaited run of a dataflow as it is now: the given one, or the earliest created at or after `since_ms`.
+def find_run(
+    dataflow: DataflowId, *, run: FlowRunId | None = None, since_ms: int = 0, until_ms: int | None = None
+) -> Procedure[FlowRun | None]:
+    """The awaited run of a dataflow as it is now: the given one, or the earliest created from `since_ms` to `until_ms`.
 
     None means that there is no such run yet; `GET /runs` is empty until the first slot of a schedule.
     """
@@ -130,8 +151,57 @@ def find_run(dataflow: DataflowId, *, run: FlowRunId | None = None, since_ms: in
     items = yield from all_items(
         calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: _reaches_back(items, since_ms)
     )
-    runs = (read_flow_run(item) for item in items)
-    return awaited_run((each for each in runs if each.dataflow_id in (dataflow, "")), since_ms=since_ms)
+    return awaited_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
+
+
+class Sight(NamedTuple):
+    """What one look for a run has shown: the run, or why none will come, or neither: the wait goes on."""
+
+    dataflow: Dataflow
+    aim: Aim
+    run: FlowRun | None = None
+    ending: Ending | None = None
+
+
+def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, lag_ms: int) -> Procedure[Sight]:
+    """One look at a dataflow and the run of it that is aimed at; `lag_ms`: how late lists may show a run.
+
+    Raises:
+        EntityNotFound: Adobe knows no such dataflow, so no run will come.
+    """
+    found = yield from calls.get_dataflow(dataflow)
+    aim = aim_at(found)
+    if aim.missing:
+        return Sight(found, aim, ending=Ending(aim.missing, is_slot=True))
+    now_ms: int = yield Now()  # of before the runs are read, so that none can be overlooked between the two
+    run = yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)
+    if run:
+        return Sight(found, aim, run)
+    end = ending(found, since_ms=aim.since_ms, until_ms=aim.until_ms, now_ms=now_ms, lag_ms=lag_ms)
+    once = aim_of_one_time(found.schedule)
+    if end is None and once and once.since_ms < aim.since_ms:
+        earlier = yield from find_run(dataflow, until_ms=aim.since_ms)
+        if earlier:
+            why = f"it exports once, and did so with flow run {earlier.id}, created at {when(earlier.created_ms)}"
+            end = Ending(f"{why}: give each export a name of its own, such as name='… {{{{ run_id }}}}'", is_slot=False)
+    return Sight(found, aim, ending=end)
+
+
+def asked_thrice(look: Callable[[], Procedure[T]]) -> Procedure[T]:
+    """A look that is refused is tried twice more, since one refusal may be a gateway's whim; the triggerer does so too.
+
+    Raises:
+        RequestRefused: the third time, or at once where it is about the entity itself (404).
+    """
+    for seconds in REFUSAL_PAUSES:
+        try:
+            return (yield from look())
+        except EntityNotFound:
+            raise
+        except RequestRefused as refusal:
+            log.info("%s; asking again in %.0f s", refusal, seconds)
+            yield Pause(seconds)
+    return (yield from look())
 
 
 def _reaches_back(items: Sequence[Mapping[str, Any]], since_ms: int) -> bool:

@@ -29,10 +29,14 @@ __all__ = [
     "Once",
     "Schedule",
     "check_folder_template",
+    "end_seconds",
+    "folder_template_of",
+    "interval_seconds",
     "merged_params",
     "schedule_differences",
     "schedule_params",
     "schedule_text",
+    "start_seconds",
 ]
 
 #: An export without an end given ends this long after its start. Adobe would end it six months after its creation, in
@@ -141,6 +145,29 @@ def schedule_differences(
         if _rendered_template(folder_template) != there_template:
             differences.append(("foldernameTemplate", folder_template, str(there_template or "none")))
     return differences
+
+
+def end_seconds(found: Mapping[str, Any]) -> int | None:
+    """The end of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None where there is none."""
+    return _seconds(found.get("endTime"))
+
+
+def start_seconds(found: Mapping[str, Any]) -> int | None:
+    """The first slot of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None where there is none."""
+    return _seconds(found.get("startTime"))
+
+
+def interval_seconds(found: Mapping[str, Any]) -> int | None:
+    """From slot to slot of a dataflow's `scheduleParams`; 0 for a one-time export, None where Adobe tells none."""
+    frequency = _found_frequency(found)
+    unit = {"hour": 3600, "day": 86400}.get(str(frequency["timeUnit"]))
+    number = frequency["interval"]
+    return number * unit if unit and isinstance(number, int) else None
+
+
+def folder_template_of(found: Mapping[str, Any]) -> str:
+    """The folder template of a dataflow's `scheduleParams`, in either spelling; "" where there is none."""
+    return str(found.get(_folder_member(found)) or "")
 
 
 def schedule_text(schedule: Schedule, params: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import functools
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,7 +26,9 @@ from airflow_provider_aep.api.errors import (
     ReplyError,
     UnexpectedReply,
     first_of,
+    is_about_sandbox,
 )
+from airflow_provider_aep.api.masking import logins_in, without_secrets
 from airflow_provider_aep.api.retry import failure_of, moment, policy
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.api.wire import NothingThere, read_problem
@@ -54,8 +56,7 @@ class _Common:
         self.settings = settings
         self.clock = clock
         self._shelf = shelf_of(settings)
-        self._adobe_ms = 0.0
-        self._adobe_read_at = 0.0
+        self._adobe_time: tuple[float, float] | None = None  # in milliseconds, and when it was read by the clock
 
     def _options(self) -> dict[str, Any]:
         settings = self.settings
@@ -103,6 +104,9 @@ class _Common:
                 raise UnexpectedReply(str(call), message="a redirection; none is followed with a token", **fields)
             problem = read_problem(response.content, status=response.status_code, request_id=request_id)
             problem = problem._replace(message=self._without_secrets(problem.message, call, response.request))
+            sandbox = self.settings.sandbox_name
+            if is_about_sandbox(problem.code) and sandbox not in problem.message:
+                problem = problem._replace(message=f"{problem.message} (sandbox {sandbox!r})")
             raise failure_of(call, status=response.status_code, problem=problem, headers=response.headers)
         unreadable = OutcomeUnknown(str(call), message="the reply is cut off or is not JSON", **fields)
         if read is None:
@@ -128,42 +132,22 @@ class _Common:
     def _without_secrets(self, text: str, call: Call[Any], request: httpx.Request) -> str:
         """Adobe's words, or a proxy's, without what they may quote of the request."""
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        for secret in (bearer, self.settings.client_secret, *_logins(call.body)):
-            if len(secret) >= 6:
-                text = text.replace(secret, "***")
-        return text
+        return without_secrets(text, [bearer, self.settings.client_secret, *logins_in(call.body)])
 
     def _note_time(self, date: str) -> None:
         now = moment(date)
         if now:
-            self._adobe_ms = now.timestamp() * 1000
-            self._adobe_read_at = self.clock()
+            self._adobe_time = (now.timestamp() * 1000, self.clock())
 
     def _now_ms(self) -> int:
-        if not self._adobe_ms:
+        told = self._adobe_time  # read once: other threads set it
+        if told is None:
             return int(time.time() * 1000)
-        return int(self._adobe_ms + (self.clock() - self._adobe_read_at) * 1000)
+        adobe_ms, read_at = told
+        return int(adobe_ms + (self.clock() - read_at) * 1000)
 
     def _retry_options(self, call: Call[Any]) -> dict[str, Any]:
         return {**policy(call, self.settings), "before_sleep": _tell}
-
-
-def _logins(body: Any) -> Iterator[str]:
-    """The texts of a login at a storage account, whether the body makes a base connection or patches one."""
-    if isinstance(body, Mapping):
-        yield from _texts(body.get("auth"))
-    elif isinstance(body, list):
-        for operation in body:
-            if str(operation.get("path")).startswith("/auth"):
-                yield from _texts(operation.get("value"))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for member in value.values():
-            yield from _texts(member)
-    elif isinstance(value, str):
-        yield value
 
 
 _TOKEN_CALL: Call[Token] = Call("POST", TOKEN_PATH, repeatable=True)  # stands for the token request in errors
@@ -176,6 +160,11 @@ def _not_sent(error: OutcomeUnknown) -> PlatformUnavailable:
     )
     again.retry_after_seconds = error.retry_after_seconds
     return again
+
+
+def _not_masked(error: Exception) -> None:
+    """No log shows a token on purpose, so that one that Airflow could not be told of ends nothing."""
+    log.warning("Airflow could not be told to mask a new token in logs (%s); going on", type(error).__name__)
 
 
 def _tell(state: RetryCallState) -> None:
@@ -255,18 +244,17 @@ class Session(_Common):
     def run(self, procedure: Procedure[T] | Call[T]) -> T:
         """Perform a procedure and return its result."""
         steps = iter(procedure)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    reply = self._take(step)
-                except AepError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        go_on = functools.partial(next, steps)
+        while True:
+            try:
+                step = go_on()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                go_on = functools.partial(steps.send, self._take(step))
+            except AepError as error:
+                go_on = functools.partial(steps.throw, error)
 
     def _take(self, step: Step) -> Any:
         if isinstance(step, Pause):
@@ -298,13 +286,18 @@ class Session(_Common):
         known = self._shelf.take(now=self.clock(), instead_of=instead_of)
         if known:
             return known
+        flights = self._shelf.flights
         with self._shelf.lock:
-            known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+            known = self._shelf.landed(flights, now=self.clock(), instead_of=instead_of)
             if known:  # another thread was faster
                 return known
-            token = self._ask_token()
-            if self._on_token:
-                self._on_token(token.value)
+            with self._shelf.flight():
+                token = self._ask_token()
+            try:
+                if self._on_token:
+                    self._on_token(token.value)
+            except Exception as error:
+                _not_masked(error)
             self._shelf.put(token)
             return token.value
 
@@ -344,18 +337,17 @@ class AsyncSession(_Common):
     async def run(self, procedure: Procedure[T] | Call[T]) -> T:
         """Perform a procedure and return its result."""
         steps = iter(procedure)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    reply = await self._take(step)
-                except AepError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        go_on = functools.partial(next, steps)
+        while True:
+            try:
+                step = go_on()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                go_on = functools.partial(steps.send, await self._take(step))
+            except AepError as error:
+                go_on = functools.partial(steps.throw, error)
 
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Pause):
@@ -387,13 +379,18 @@ class AsyncSession(_Common):
         known = self._shelf.take(now=self.clock(), instead_of=instead_of)
         if known:
             return known
+        flights = self._shelf.flights
         async with self._shelf.loop_lock():
-            known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+            known = self._shelf.landed(flights, now=self.clock(), instead_of=instead_of)
             if known:  # another task was faster
                 return known
-            token = await self._ask_token()
-            if self._on_token:
-                await self._on_token(token.value)
+            with self._shelf.flight():
+                token = await self._ask_token()
+            try:
+                if self._on_token:
+                    await self._on_token(token.value)
+            except Exception as error:
+                _not_masked(error)
             self._shelf.put(token)
             return token.value
 

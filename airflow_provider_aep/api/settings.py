@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from airflow_provider_aep.api.credentials import Hidden
 from airflow_provider_aep.api.errors import InvalidExport
 
 GATEWAY = "https://platform.adobe.io"
@@ -38,14 +39,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9A-Fa-f]{24}@AdobeOrg", self.org_id):
-            raise InvalidExport("org_id", self.org_id, "must be 24 hexadecimal digits and @AdobeOrg")
+            # A secret may have been pasted into the wrong field.
+            raise InvalidExport("org_id", Hidden(len(self.org_id)), "must be 24 hexadecimal digits and @AdobeOrg")
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,255}", self.sandbox_name):
             raise InvalidExport(
                 "sandbox_name", self.sandbox_name, "must be a sandbox's name: lower-case letters, digits and hyphens"
             )
         if not re.fullmatch(r"[!-~]+", self.client_id):
             raise InvalidExport(
-                "login (client ID)", self.client_id, "must be printable ASCII without blanks, not empty"
+                "login (client ID)", Hidden(len(self.client_id)), "must be printable ASCII without blanks, not empty"
             )
         if not re.fullmatch(r"[!-~]+", self.client_secret):
             raise InvalidExport("password (client secret)", "***", "must be printable ASCII without blanks, not empty")

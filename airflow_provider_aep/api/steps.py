@@ -17,6 +17,7 @@ from airflow_provider_aep.api.calls import (
     Procedure,
     together,
 )
+from airflow_provider_aep.api.destinations import Kind
 from airflow_provider_aep.api.entities import (
     BaseConnection,
     BaseConnectionId,
@@ -27,35 +28,37 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import EntityNotFound, PlatformUnavailable, RequestRefused
+from airflow_provider_aep.api.errors import (
+    EntityExists,
+    EntityNotFound,
+    InvalidExport,
+    PlatformUnavailable,
+    RequestRefused,
+)
 from airflow_provider_aep.api.once import (
     VANISHING,
     RaceLost,
     Wanted,
+    agree,
+    beside,
     change,
     create,
     delete,
     discard,
     find,
     find_named,
-    is_first,
+    is_gone,
     is_marked,
+    is_superseded,
+    is_unconfirmed,
     look_for,
     only,
     stand_back,
+    withdraw,
 )
 from airflow_provider_aep.api.procedures import all_items
-from airflow_provider_aep.api.wishes import (
-    BaseWish,
-    DataflowWish,
-    Manner,
-    SourceWish,
-    TargetWish,
-    adobe_now,
-    compare,
-    settle,
-    warn_of_end,
-)
+from airflow_provider_aep.api.settling import compare, settle, warn_of_end, warn_of_silence
+from airflow_provider_aep.api.wishes import BaseWish, DataflowWish, Manner, SourceWish, TargetWish, adobe_now
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ def ensure_base_connection(wish: BaseWish, manner: Manner) -> Procedure[BaseConn
     """Exactly one login of this name and destination. `update` sends its credentials anew, in place.
 
     Raises:
-        EntityExists: it logs in another way than wanted, which Adobe cannot change; or `if_exists="fail"`.
+        EntityExists: it is for another account, or logs in in another way, which Adobe cannot change; or
+            `if_exists="fail"`.
         SeveralEntities: others have made several of this name.
     """
     there = yield from find_or_make(wish.wanted(), manner)
@@ -77,13 +81,9 @@ def ensure_base_connection(wish: BaseWish, manner: Manner) -> Procedure[BaseConn
 
 
 def send_credentials(wish: BaseWish, found: BaseConnection, manner: Manner) -> Procedure[None]:
-    """Secrets are never compared, so an update always sends them.
-
-    Source: guide "Edit destinations" (`add` on /auth/params replaces the whole set).
-    """
-    if manner.if_exists == "update" and wish.auth:
-        operation = {"op": "add", "path": "/auth/params", "value": dict(wish.auth["params"])}
-        yield from change(BASE_CONNECTIONS, found.id, lambda _found: [operation])
+    """Secrets are never compared, so an update always sends them."""
+    if manner.if_exists == "update":
+        yield from change(BASE_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker))
 
 
 def ensure_source_connection(wish: SourceWish, manner: Manner) -> Procedure[SourceConnectionId]:
@@ -106,19 +106,62 @@ def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[Targ
     """Exactly one target connection of this name and destination.
 
     Raises:
+        EntityNotFound: Adobe knows no such base connection; nothing is made.
         EntityExists: it belongs to another base connection, which Adobe cannot change; or `if_exists="fail"`.
         SeveralEntities: others have made several of this name.
     """
+    check_login_fits((yield from calls.get_entity(BASE_CONNECTIONS, wish.base_connection_id)), wish.kind)
     there = yield from find_or_make(wish.wanted(), manner)
+    found: TargetConnection | None = there.entity
+    if found and (manner.if_exists == "fail" or found.base_connection_id == wish.base_connection_id):
+        found = None
+    if found and (yield from is_gone(BASE_CONNECTIONS, found.base_connection_id)):
+        yield from remove_stranded(found, (yield from flows_of("targetConnectionIds", found.id)))
+        there = yield from find_or_make(wish.wanted(), manner)
     if there.entity:
         settle([compare(TARGET_CONNECTIONS, wish, there.entity)], manner)
         yield from update_target(wish, there.entity, manner)
     return TargetConnectionId(there.id)
 
 
+def check_login_fits(base: BaseConnection, kind: Kind) -> None:
+    """Refuse a base connection, given by its ID, that is for another kind of storage.
+
+    Raises:
+        InvalidExport: it is.
+    """
+    if base.spec_id != kind.connection_spec:
+        rule = f"is {base.name!r}, which is no login for {kind.name} (its connection spec is {base.spec_id!r})"
+        raise InvalidExport("base_connection_id", base.id, rule)
+
+
 def update_target(wish: TargetWish, found: TargetConnection, manner: Manner) -> Procedure[None]:
-    if manner.if_exists == "update" and wish.operations(found):
-        yield from change(TARGET_CONNECTIONS, found.id, wish.operations)
+    """Change a target connection as the user wants it, or tell what stays."""
+    if manner.if_exists != "update":
+        warn_of_silence(f"target connection {found.name!r} ({found.id})", wish.unsaid(found))
+    elif wish.operations(found, manner.maker):
+        yield from change(TARGET_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker))
+
+
+def remove_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> Procedure[None]:
+    """Remove a target connection whose login is gone, and the dataflows that can write nowhere because of that.
+
+    Neither can be attached anew: the base connection of a target connection and the target connection of a dataflow
+    are fixed. Source: error catalogue, 1414; guide "Update destination dataflows" (paths of a PATCH).
+
+    Raises:
+        EntityExists: somebody else made one of them, so that it is not this provider's to delete.
+    """
+    for entity in (*dataflows, target):
+        if not is_marked(entity):
+            raise EntityExists(
+                f"base connection {target.base_connection_id} is gone, so {entity.name!r} ({entity.id}) exports "
+                "nothing; it was not made by this provider: delete it, or give the export another name"
+            )
+    for dataflow in dataflows:
+        log.warning("dataflow %r (%s): its login is gone; making it anew", dataflow.name, dataflow.id)
+        yield from delete(DATAFLOWS, dataflow.id)
+    yield from delete(TARGET_CONNECTIONS, target.id)
 
 
 def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]:
@@ -132,6 +175,12 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
     """
     now = yield from adobe_now()
     there = yield from find_or_make(wish.wanted(now), manner, elsewhere=lambda: _renamed(wish))
+    if there.entity and manner.if_exists != "fail" and is_marked(there.entity):
+        left = there.entity.target_connection_id
+        if left != wish.target_connection_id and (yield from is_gone(TARGET_CONNECTIONS, left)):
+            log.warning("dataflow %r (%s): its target connection is gone; making it anew", wish.name, there.id)
+            yield from delete(DATAFLOWS, there.id)
+            there = yield from find_or_make(wish.wanted(now), manner)
     if there.entity:
         settle([compare(DATAFLOWS, wish, there.entity)], manner)
         yield from update_dataflow(wish, there.entity, manner, now)
@@ -141,8 +190,10 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
 
 
 def update_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: datetime) -> Procedure[None]:
+    """Change a dataflow as the user wants it, or tell what stays."""
     if manner.if_exists != "update":
         warn_of_end(found, now)
+        warn_of_silence(f"dataflow {found.name!r} ({found.id})", wish.unsaid(found))
         return
     if wish.operations(found, now):
         last = yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now))
@@ -155,7 +206,7 @@ def update_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: da
 
 def _renamed(wish: DataflowWish) -> Procedure[Sequence[Entity]]:
     """A dataflow from this very source to this very target is the one that is meant, whatever it is called now."""
-    flows = yield from flows_of(wish.source_connection_id)
+    flows = yield from flows_of("sourceConnectionIds", wish.source_connection_id)
     return [
         flow
         for flow in flows
@@ -163,11 +214,18 @@ def _renamed(wish: DataflowWish) -> Procedure[Sequence[Entity]]:
     ]
 
 
-def flows_of(source: str) -> Procedure[list[Dataflow]]:
-    """Dataflows that read from a source connection. Source: guide "Sort and filter responses", flows."""
-    items = yield from all_items(calls.list_page("/flows", filters=[f"sourceConnectionIds[]=={source}"]))
+def flows_of(member: str, connection: str) -> Procedure[list[Dataflow]]:
+    """Dataflows of a connection; `member` is "sourceConnectionIds" or "targetConnectionIds".
+
+    Source: guide "Sort and filter responses", flows.
+    """
+    items = yield from all_items(calls.list_page("/flows", filters=[f"{member}[]=={connection}"]))
     flows: list[Dataflow] = [DATAFLOWS.read(item) for item in items]
-    return [flow for flow in flows if flow.source_connection_id == source and flow.state != VANISHING]
+    return [
+        flow
+        for flow in flows
+        if connection in (flow.source_connection_id, flow.target_connection_id) and flow.state != VANISHING
+    ]
 
 
 def _discard_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
@@ -215,49 +273,66 @@ def find_or_make(
 ) -> Procedure[There]:
     """The one entity that is meant, made if there is none; `only_fitting` passes over those that will not do.
 
-    `elsewhere` is another way to find it, tried before it is made.
+    `elsewhere` is another way to find it, tried before it is made. What is made is confirmed before it is returned, so
+    that no task ever gets one that another takes back; see `agree`.
     """
+
+    def counts(entity: Any) -> bool:
+        return wanted.fits(entity) if only_fitting else True
+
+    reason = RaceLost("")
     for _ in range(RACE_ROUNDS):
         found = yield from look_for(
-            wanted,
-            (lambda found: any(map(wanted.fits, found))) if only_fitting else bool,
-            settle_seconds=manner.first_look_seconds,
+            wanted, lambda found: any(map(counts, found)), settle_seconds=manner.first_look_seconds
         )
         found = yield from without_rivals(wanted, found, manner)
-        entity = only(wanted, found)
-        if not entity and elsewhere:
-            others = yield from elsewhere()
-            if any(other.name == wanted.name for other in others):
-                continue  # made this very moment, and the look-up by name tells more of it
-            entity = only(wanted, others)
-        if entity and (wanted.fits(entity) or not only_fitting):
-            rivals = found if only_fitting else [each for each in found if wanted.fits(each)]
-            yield from discard_marked(wanted.kind, rivals, keep=entity.id)
-            return There(entity.id, entity)
         try:
-            made = yield from create(wanted, manner.maker, settle_seconds=manner.settle_seconds)
-        except RaceLost:
-            pass
-        else:
-            if (yield from is_first(wanted, made, settle_seconds=manner.settle_seconds)):
-                return There(made, None)
-            yield from delete(wanted.kind, made)
+            entity = yield from agreed(wanted, found, manner, among=counts)
+            if not entity and elsewhere:
+                others = yield from elsewhere()
+                if any(other.name == wanted.name for other in others):
+                    raise RaceLost(f"{wanted.kind.title} {wanted.name!r} was made this very moment")
+                entity = only(wanted, others)
+            if entity:
+                rivals = found if only_fitting else [each for each in found if wanted.fits(each)]
+                yield from discard_marked(wanted.kind, rivals, keep=entity.id)
+                return There(entity.id, entity)
+            made = yield from create(wanted, manner.maker, settle_seconds=manner.settle_seconds, is_unconfirmed=True)
+            found = yield from beside(
+                wanted, made, manner.maker, settle_seconds=manner.settle_seconds, is_unconfirmed=True
+            )
+            entity = yield from agreed(wanted, found, manner, among=counts)
+            if entity:
+                return There(entity.id, None if entity.id == made.id else entity)
+        except RaceLost as lost:
+            reason = lost
         yield from stand_back()
-    raise PlatformUnavailable(
-        f"set-up of {wanted.kind.title} {wanted.name!r}", message="other tasks are making and removing it all the time"
-    )
+    raise PlatformUnavailable(f"set-up of {wanted.kind.title} {wanted.name!r}", message=given_up(reason))
+
+
+def agreed(
+    wanted: Wanted, found: Sequence[Any], manner: Manner, *, among: Callable[[Any], bool] = lambda _entity: True
+) -> Procedure[Any | None]:
+    """`agree` with the patience of this set-up."""
+    return (yield from agree(wanted, found, manner.maker, patience_seconds=manner.takeover_seconds, among=among))
+
+
+def given_up(reason: RaceLost) -> str:
+    """What an error says that ends a set-up which has lost every round."""
+    return f"{RACE_ROUNDS} rounds were begun anew, the last one because {reason}; trying again is safe"
 
 
 def without_rivals(wanted: Wanted, found: list[Any], manner: Manner) -> Procedure[list[Any]]:
-    """Several that would do, all made by this provider: their makers are given time to see each other first.
+    """Of several dataflows, all made by this provider, one is of a task that died before it could look for others.
 
-    Where two dataflows are left then, one of a task that died before it could look, the younger one is removed.
+    Their makers are given time to see each other first; then the younger ones are removed.
     """
-    if sum(map(wanted.fits, found)) < 2 or not all(map(is_marked, found)):
+    agreed_on = [entity for entity in found if not is_unconfirmed(entity) and not is_superseded(entity)]
+    if wanted.kind is not DATAFLOWS or len(agreed_on) < 2 or not all(map(is_marked, found)):
         return found
     yield Pause(manner.settle_seconds + 1)
     found = yield from find(wanted)
-    if wanted.kind is not DATAFLOWS or not all(map(is_marked, found)):
+    if not all(map(is_marked, found)):
         return found
     for younger in found[1:]:
         log.warning("dataflow %r was made twice by tasks that died; deleting %s", wanted.name, younger.id)
@@ -266,7 +341,14 @@ def without_rivals(wanted: Wanted, found: list[Any], manner: Manner) -> Procedur
 
 
 def discard_marked(kind: calls.Kind, found: Sequence[Entity], *, keep: str) -> Procedure[None]:
-    """Remove what interrupted tries have left beside the one that is kept; Adobe refuses it for one that is in use."""
+    """Remove what interrupted tries have left beside the one that is kept; Adobe refuses it for one that is in use.
+
+    Nobody knows whether it refuses that for a login, so a login that tasks may rely on stays.
+    """
     for entity in found:
-        if entity.id != keep and is_marked(entity):
+        if entity.id == keep or not is_marked(entity):
+            continue
+        if is_unconfirmed(entity):
+            yield from withdraw(kind, entity)
+        elif kind is not BASE_CONNECTIONS or is_superseded(entity):
             yield from discard(kind, entity.id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 from urllib.parse import quote
 
-from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.errors import RequestRefused, UnexpectedReply
+from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_meant
+from airflow_provider_aep.api.errors import InvalidExport, RequestRefused, UnexpectedReply
 from airflow_provider_aep.api.wire import read_flow_run
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,19 @@ _DAY_MS = 86_400_000
 
 @dataclass(eq=False, slots=True)
 class Awaited:
-    """One awaited run: a given one, or the earliest of a dataflow created at or after `since_ms`; then it is fixed."""
+    """One awaited run: a given one, or the earliest of a dataflow from `since_ms` to `until_ms`; then it is fixed."""
 
     dataflow_id: DataflowId
     since_ms: int
     run_id: FlowRunId | None = None
     run: FlowRun | None = None  # as last seen
     error: BaseException | None = None  # it cannot be asked for
+    until_ms: int | None = None
+
+    def may_mean(self, item: Item) -> bool:
+        """Whether a run of the list may be the one; see `is_meant`."""
+        dataflow, created_ms = item.get("flowId") or "", _created_ms(item)
+        return is_meant(dataflow, created_ms, of=self.dataflow_id, since_ms=self.since_ms, until_ms=self.until_ms)
 
     @property
     def is_open(self) -> bool:
@@ -44,7 +50,7 @@ class Awaited:
 class Learned:
     """What a process has learned of Adobe: what it refuses, and how long the last run of each dataflow took."""
 
-    refused: set[str] = field(default_factory=set)  # of "updatedAt", "createdAt", "orderby", "lists"
+    refused: set[str] = field(default_factory=set)  # of "updatedAt", "createdAt", "orderby", "lists", "flow lists"
     durations_ms: dict[DataflowId, int] = field(default_factory=dict)
 
     def refuse(self, means: Iterable[str], refusal: RequestRefused) -> None:
@@ -77,6 +83,14 @@ class Watchlist:
 
     def add(self, awaited: Awaited) -> None:
         self._fresh[awaited] = None
+
+    def next_dataflows(self, first: Collection[str] = ()) -> dict[str, list[Awaited]]:
+        """A hundred dataflows, in rotation, of waits that were looked up and have no run; or only one of `first`."""
+        doubtful = [key for key in first if key in self._by_dataflow]
+        keys = doubtful[:1] or list(islice(self._by_dataflow, 1 if "flow lists" in self.learned.refused else PART))
+        for key in keys:
+            self._by_dataflow[key] = self._by_dataflow.pop(key)  # to the end
+        return {key: list(self._by_dataflow[key]) for key in keys}
 
     def remove(self, awaited: Awaited) -> None:
         self._fresh.pop(awaited, None)
@@ -119,7 +133,7 @@ class Watchlist:
             if waiting:
                 self._give(item, list(waiting))
             for each in self._by_dataflow.get(item.get("flowId") or "", ()):
-                if _created_ms(item) >= each.since_ms:
+                if each.may_mean(item):
                     calling[each] = None
         return calling
 
@@ -130,9 +144,7 @@ class Watchlist:
             if item.get("id") in part.runs:
                 self._give(item, part.runs[item["id"]])
             for each in part.dataflows.get(item.get("flowId") or "", ()):
-                if _created_ms(item) >= each.since_ms and (
-                    each not in earliest or _sort_key(item) < _sort_key(earliest[each])
-                ):
+                if each.may_mean(item) and (each not in earliest or _sort_key(item) < _sort_key(earliest[each])):
                     earliest[each] = item
         for each in part:
             if each in self._fresh:
@@ -163,6 +175,9 @@ class Watchlist:
         if run.has_ended and run.completed_ms:
             self.learned.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
         for each in waiting:
+            if run.dataflow_id not in ("", each.dataflow_id):
+                self.fail([each], another_dataflows(run, each.dataflow_id))
+                continue
             before = each.run
             if before and (run.updated_ms, run.has_ended) < (before.updated_ms, before.has_ended):
                 continue  # an older reading, from a slower page
@@ -232,6 +247,11 @@ class Part:
         return has_runs and all(
             latest.get(key, -1) >= each.since_ms for key, group in self.dataflows.items() for each in group
         )
+
+
+def another_dataflows(run: FlowRun, dataflow_id: str) -> InvalidExport:
+    """The error for a run, given by its ID, that is not of the dataflow that was given."""
+    return InvalidExport("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {dataflow_id}")
 
 
 def parts_of(awaited: Iterable[Awaited], learned: Learned, now_ms: int) -> list[Part]:

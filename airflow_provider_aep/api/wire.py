@@ -232,7 +232,7 @@ def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
     )
     message = _first(
         raw.get("message"),
-        ": ".join(str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name)),
+        ": ".join(dict.fromkeys(str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name))),
         report.get("detailed-message"),
         raw.get("detail"),
         raw.get("title"),

@@ -17,7 +17,6 @@ from airflow_provider_aep.api.calls import (
     Now,
     Procedure,
 )
-from airflow_provider_aep.api.calls import Kind as Collection
 from airflow_provider_aep.api.destinations import DATA_LAKE_SPEC, Kind
 from airflow_provider_aep.api.entities import (
     BaseConnection,
@@ -31,10 +30,11 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import EntityExists
-from airflow_provider_aep.api.once import Maker, Wanted
+from airflow_provider_aep.api.once import Maker, Wanted, account_of, is_marked
 from airflow_provider_aep.api.schedule import (
     Schedule,
+    end_seconds,
+    folder_template_of,
     merged_params,
     schedule_differences,
     schedule_params,
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 IfExists = Literal["reuse", "update", "fail"]
 WARN_BEFORE_END_DAYS = 30
+# What of a schedule decides which data lands where; the rest only decides when.
+_WHAT_LANDS = ("exportMode", "foldernameTemplate")
 
 
 class Difference(NamedTuple):
@@ -54,6 +56,7 @@ class Difference(NamedTuple):
     wanted: str
     found: str
     is_fixed: bool = False  # Adobe cannot change it
+    may_stay: bool = False  # the same data lands in the same place all the same
 
     def __str__(self) -> str:
         return f"{self.what} is {self.found}, the DAG says {self.wanted}"
@@ -74,7 +77,7 @@ class Manner:
 
     @property
     def takeover_seconds(self) -> float:
-        """How long a half-made export of another task is watched before this one takes it over."""
+        """How long what another task has begun is watched before this one takes it over."""
         return max(3.0, 3 * self.settle_seconds)
 
 
@@ -84,9 +87,10 @@ class BaseWish(NamedTuple):
     name: str
     kind: Kind
     auth: Mapping[str, Any] | None
+    account: str = ""  # see `credentials.account`
 
     def __repr__(self) -> str:
-        return f"BaseWish(name={self.name!r}, kind={self.kind.name!r})"
+        return f"BaseWish(name={self.name!r}, kind={self.kind.name!r}, account={self.account!r})"
 
     def wanted(self) -> Wanted:
         return Wanted(
@@ -96,14 +100,31 @@ class BaseWish(NamedTuple):
             lambda note: calls.create_base_connection(
                 self.name, self.kind.connection_spec, self.auth, description=note
             ),
+            account=self.account,
         )
 
     def differences(self, found: BaseConnection) -> list[Difference]:
-        """The way of logging in, if Adobe tells it; what is secret is never compared."""
+        """The way of logging in, if Adobe tells it, and the account, if the mark does; no secret is compared."""
+        different = []
         spec = str(self.auth["specName"]) if self.auth else ""
-        if found.auth_spec in ("", spec):
+        if found.auth_spec not in ("", spec):
+            different.append(Difference("auth.specName", spec or "none", found.auth_spec, is_fixed=True))
+        there = account_of(found)
+        if self.account and there and there != self.account:
+            different.append(Difference("account", self.account, there))
+        return different
+
+    def operations(self, found: BaseConnection, maker: Maker) -> list[dict[str, Any]]:
+        """JSON Patch that sends the credentials anew; `add` on /auth/params replaces the whole set.
+
+        Source: guide "Edit destinations".
+        """
+        if not self.auth:
             return []
-        return [Difference("auth.specName", spec or "none", found.auth_spec, is_fixed=True)]
+        operations = [{"op": "add", "path": "/auth/params", "value": dict(self.auth["params"])}]
+        if is_marked(found) and account_of(found) != self.account:
+            operations.append(replacement("/description", self.wanted().mark(maker)))
+        return operations
 
 
 class SourceWish(NamedTuple):
@@ -156,18 +177,26 @@ class TargetWish(NamedTuple):
         if base and found.base_connection_id != base:
             different.append(Difference("base_connection_id", base, found.base_connection_id, is_fixed=True))
         different += [
-            Difference(member, repr(value), repr(found.params.get(member)))
+            # The mode is no wish of the user's: every export of datasets has the same.
+            Difference(member, repr(value), repr(found.params.get(member)), may_stay=member == "mode")
             for member, value in self.params.items()
-            if found.params.get(member) != value
+            if not _is_same(value, found.params.get(member))
         ]
         return different
 
-    def operations(self, found: TargetConnection) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found target connection as it is wanted."""
+    def operations(self, found: TargetConnection, maker: Maker) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found target connection as it is wanted, and says who did so."""
         operations = _rename(self.name, found)
-        if any(found.params.get(member) != value for member, value in self.params.items()):
+        if not all(_is_same(value, found.params.get(member)) for member, value in self.params.items()):
             operations.append(replacement("/params", self.whole_params(found)))
+        if operations and is_marked(found):  # so that another mapped task of this DAG run does not change it back
+            operations.append(replacement("/description", maker.description))
         return operations
+
+    def unsaid(self, found: TargetConnection) -> dict[str, Any]:
+        """What is there and the DAG says nothing of, by the names of arguments."""
+        member = "includeFileManifest"
+        return {} if member in self.params else {"include_file_manifest": found.params.get(member)}
 
     def whole_params(self, found: TargetConnection) -> dict[str, Any]:
         """Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay."""
@@ -200,14 +229,16 @@ class DataflowWish(NamedTuple):
         return Wanted(DATAFLOWS, self.name, self.kind.flow_spec, make)
 
     def differences(self, found: Dataflow) -> list[Difference]:
-        different = [Difference(*each) for each in self.schedule_differences(found)]
+        different = [
+            Difference(*each, may_stay=each[0] not in _WHAT_LANDS) for each in self.schedule_differences(found)
+        ]
         source, target = self.source_connection_id, self.target_connection_id
         if source != found.source_connection_id:
             different.append(Difference("source_connection_id", source, found.source_connection_id))
         if target != found.target_connection_id:
             different.append(Difference("target_connection_id", target, found.target_connection_id, is_fixed=True))
         if found.state == "disabled":
-            different.append(Difference("state", "enabled", found.state))
+            different.append(Difference("state", "enabled", found.state, may_stay=True))
         return different
 
     def schedule_differences(self, found: Dataflow) -> list[tuple[str, str, str]]:
@@ -227,6 +258,10 @@ class DataflowWish(NamedTuple):
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
         return operations
+
+    def unsaid(self, found: Dataflow) -> dict[str, Any]:
+        """What is there and the DAG says nothing of, by the names of arguments."""
+        return {} if self.folder_template is not None else {"folder_template": folder_template_of(found.schedule)}
 
 
 class ExportWish(NamedTuple):
@@ -260,79 +295,26 @@ class ExportWish(NamedTuple):
 
 
 class ExportIds(NamedTuple):
-    """What a set-up leaves at Adobe."""
+    """What a set-up leaves at Adobe, as Adobe tells it."""
 
     base_connection_id: BaseConnectionId
     source_connection_id: SourceConnectionId
     target_connection_id: TargetConnectionId
     dataflow_id: DataflowId
-
-
-class Comparison(NamedTuple):
-    """What is at Adobe, and in what it differs from a wish."""
-
-    kind: Collection
-    found: Any
-    differences: Sequence[Difference]
-    is_shared: bool = False  # with other exports, so that its mere existence is no reason to refuse
-
-    @property
-    def title(self) -> str:
-        return f"{self.kind.title} {self.found.name!r} ({self.found.id})"
-
-
-def compare(
-    kind: Collection, wish: BaseWish | SourceWish | TargetWish | DataflowWish, found: Any, *, is_shared: bool = False
-) -> Comparison:
-    different = [Difference("name", wish.name, found.name)] if found.name != wish.name else []
-    return Comparison(kind, found, [*different, *wish.differences(found)], is_shared)
-
-
-def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
-    """Tell what differs, or refuse it all at once; nothing has been changed by then.
-
-    Raises:
-        EntityExists: `if_exists="fail"`, except for what the task itself made in an earlier try and still is as wanted;
-            or "update", and a difference is one that Adobe cannot change.
-    """
-    if manner.if_exists == "fail":
-        refused = [
-            f"{each.title}: {'; '.join(map(str, each.differences)) or 'it does not differ from what the DAG says'}"
-            for each in comparisons
-            if not each.is_shared and (each.differences or not manner.maker.may_have_made(each.found))
-        ]
-        if refused:
-            raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
-    for each in comparisons:
-        fixed = [different for different in each.differences if different.is_fixed]
-        if fixed and manner.if_exists == "update":
-            raise EntityExists(cannot_change(each._replace(differences=fixed)))
-    for each in comparisons:
-        for different in each.differences:
-            if manner.if_exists == "update":
-                log.info("%s: %s; updating it", each.title, different)
-            else:
-                log.warning("%s is reused as it is: %s", each.title, different)
-
-
-def cannot_change(comparison: Comparison) -> str:
-    told = "; ".join(map(str, comparison.differences))
-    return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
-
-
-def warn_of_end(found: Dataflow, now: datetime) -> None:
-    if ends_soon(found, now):
-        end = datetime.fromtimestamp(int(found.schedule["endTime"]), UTC)
-        word = "ended" if end <= now else "will end"
-        log.warning(
-            "dataflow %r (%s) %s at %s; if_exists='update' gives it a later end", found.name, found.id, word, end
-        )
+    dataset_ids: tuple[DatasetId, ...] = ()
 
 
 def ends_soon(found: Dataflow, now: datetime) -> bool:
     """Exports without a chosen end stop in silence, six months after they were made. Source: tutorial, endTime."""
-    end = found.schedule.get("endTime")
-    return end is not None and int(end) - now.timestamp() < WARN_BEFORE_END_DAYS * 86_400
+    end = end_seconds(found.schedule)
+    return end is not None and end - now.timestamp() < WARN_BEFORE_END_DAYS * 86_400
+
+
+def _is_same(wanted: object, found: object) -> bool:
+    """Whether Adobe has what was asked for, though it may write it otherwise: a path without its last slash."""
+    if isinstance(wanted, str) and isinstance(found, str):
+        return (wanted.rstrip("/") or wanted[:1]) == (found.rstrip("/") or found[:1])
+    return str(wanted).lower() == str(found).lower()
 
 
 def _rename(name: str, found: Entity) -> list[dict[str, Any]]:
@@ -351,7 +333,11 @@ def _listed(ids: Sequence[str]) -> str:
     return ", ".join(sorted(ids))
 
 
-def export_ids(base: str, source: str, target: str, dataflow: str) -> ExportIds:
+def export_ids(base: str, source: str, target: str, dataflow: str, datasets: Sequence[DatasetId] = ()) -> ExportIds:
     return ExportIds(
-        BaseConnectionId(base), SourceConnectionId(source), TargetConnectionId(target), DataflowId(dataflow)
+        BaseConnectionId(base),
+        SourceConnectionId(source),
+        TargetConnectionId(target),
+        DataflowId(dataflow),
+        tuple(datasets),
     )

@@ -1,0 +1,117 @@
+"""How what is at Adobe differs from what the user wants, what of that is refused, and what is only told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from airflow_provider_aep.api.calls import Kind as Collection
+from airflow_provider_aep.api.entities import Dataflow
+from airflow_provider_aep.api.errors import EntityExists
+from airflow_provider_aep.api.once import maker_of
+from airflow_provider_aep.api.schedule import end_seconds
+from airflow_provider_aep.api.wishes import (
+    BaseWish,
+    DataflowWish,
+    Difference,
+    Manner,
+    SourceWish,
+    TargetWish,
+    ends_soon,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Comparison(NamedTuple):
+    """What is at Adobe, and in what it differs from a wish."""
+
+    kind: Collection
+    found: Any
+    differences: Sequence[Difference]
+    is_shared: bool = False  # with other exports, so that its mere existence is no reason to refuse
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind.title} {self.found.name!r} ({self.found.id})"
+
+
+def compare(
+    kind: Collection, wish: BaseWish | SourceWish | TargetWish | DataflowWish, found: Any, *, is_shared: bool = False
+) -> Comparison:
+    different = [Difference("name", wish.name, found.name, may_stay=True)] if found.name != wish.name else []
+    return Comparison(kind, found, [*different, *wish.differences(found)], is_shared)
+
+
+def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
+    """Tell what differs, or refuse it all at once; nothing has been changed by then.
+
+    Raises:
+        EntityExists: `if_exists="fail"`, except for what the task itself made in an earlier try and still is as wanted;
+            "reuse", and other data would be exported than the user wants, or to another place; "update", and a
+            difference is one that Adobe cannot change, or that another mapped task of the same DAG run has just made.
+    """
+    if manner.if_exists == "fail":
+        refused = [
+            f"{each.title}: {'; '.join(map(str, each.differences)) or 'it does not differ from what the DAG says'}"
+            for each in comparisons
+            if not each.is_shared and (each.differences or not manner.maker.may_have_made(each.found))
+        ]
+        if refused:
+            raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
+    telling = [
+        each._replace(differences=[different for different in each.differences if not different.may_stay])
+        for each in comparisons
+    ]
+    for each in telling:
+        fixed = [different for different in each.differences if different.is_fixed]
+        if fixed and manner.if_exists == "update":
+            raise EntityExists(cannot_change(each._replace(differences=fixed)))
+    telling = [each for each in telling if each.differences]
+    siblings = [maker_of(each.found) for each in telling if manner.maker.is_sibling(each.found)]
+    if siblings or (telling and manner.if_exists == "reuse"):
+        raise EntityExists(_would_export_otherwise(telling, siblings, manner))
+    for each in comparisons:
+        for different in each.differences:
+            if manner.if_exists == "update":
+                log.info("%s: %s; updating it", each.title, different)
+            else:
+                log.warning("%s is reused as it is: %s", each.title, different)
+
+
+def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequence[str], manner: Manner) -> str:
+    told = "; ".join(f"{each.title}: {'; '.join(map(str, each.differences))}" for each in comparisons)
+    if siblings:
+        way_out = (
+            f"it was set up by another mapped task of this DAG run ({siblings[0]}): give each its own name, such as "
+            'name="… {{ ti.map_index }}"'
+        )
+    elif any(different.is_fixed for each in comparisons for different in each.differences):
+        way_out = "Adobe cannot change that: give the export another name, or delete this one"
+    else:
+        way_out = "set if_exists='update' to change it, or give the export another name"
+    return f"if_exists is {manner.if_exists!r}, and other data would be exported than the DAG says: {told}; {way_out}"
+
+
+def cannot_change(comparison: Comparison) -> str:
+    told = "; ".join(map(str, comparison.differences))
+    return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
+
+
+def warn_of_silence(title: str, unsaid: Mapping[str, Any]) -> None:
+    """Where the DAG says nothing, what is there stays; somebody who has just taken a line out has to know."""
+    for argument, value in unsaid.items():
+        if value:
+            log.warning("%s keeps its %s %r: the DAG says nothing of it", title, argument, value)
+
+
+def warn_of_end(found: Dataflow, now: datetime) -> None:
+    end_s = end_seconds(found.schedule)
+    if end_s is not None and ends_soon(found, now):
+        end = datetime.fromtimestamp(end_s, UTC)
+        word = "ended" if end <= now else "will end"
+        log.warning(
+            "dataflow %r (%s) %s at %s; if_exists='update' gives it a later end", found.name, found.id, word, end
+        )

@@ -1,0 +1,121 @@
+"""Which slot of Adobe's schedule a DAG run waits for, and when its wait can bring no run any more.
+
+Slots are those of the dataflow as it is now: its start, and every interval after it, up to its end. Only Adobe's clock
+and Adobe's schedule count; Airflow only says when a DAG run is due. Times are in milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from airflow_provider_aep.api.entities import Dataflow
+from airflow_provider_aep.api.schedule import end_seconds, interval_seconds, start_seconds
+
+
+class Window(NamedTuple):
+    """A DAG run's own time: from when it is due until the next one of its DAG is; None where there is no next one."""
+
+    start_ms: int
+    end_ms: int | None = None
+
+
+class Aim(NamedTuple):
+    """The flow run that is waited for: the earliest one created at or after `since_ms`, and before `until_ms`.
+
+    `missing` says why Adobe has no such run; `next_ms` is the first slot after the one that is aimed at.
+    """
+
+    since_ms: int
+    until_ms: int | None = None
+    next_ms: int | None = None
+    missing: str = ""
+
+
+class Calendar(NamedTuple):
+    """The slots of a dataflow; an interval of 0 means a single one, without an end."""
+
+    start_ms: int
+    interval_ms: int
+    end_ms: int | None
+
+    @classmethod
+    def of(cls, schedule: Mapping[str, Any]) -> Calendar | None:
+        """None where Adobe tells no start or no interval that is a number of hours or days."""
+        start, interval, end = start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)
+        if start is None or interval is None:
+            return None
+        return cls(start * 1000, interval * 1000, None if end is None else end * 1000)
+
+    def slot_from(self, moment_ms: int) -> int | None:
+        """The first slot at or after a moment; None after the last one."""
+        slot = self.start_ms
+        if moment_ms > slot:
+            if not self.interval_ms:
+                return None
+            slot += -(-(moment_ms - slot) // self.interval_ms) * self.interval_ms
+        return None if self.end_ms is not None and slot >= self.end_ms else slot
+
+
+def aim_of(schedule: Mapping[str, Any], window: Window) -> Aim:
+    """The slot of a DAG run: the first one in its window, up to the next slot.
+
+    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. Where Adobe tells no schedule, the
+    window itself stands for the slot.
+    """
+    calendar = Calendar.of(schedule)
+    if calendar is None:
+        return Aim(window.start_ms, window.end_ms)
+    slot = calendar.slot_from(window.start_ms)
+    if slot is None:
+        return Aim(window.start_ms, missing=f"its last slot was before {when(window.start_ms)}" + _end(calendar))
+    if window.end_ms is not None and slot >= window.end_ms:
+        first = "its first slot is later" if slot == calendar.start_ms else "Adobe has no slot in that time"
+        why = f"{first}: this DAG run's time is {when(window.start_ms)} to {when(window.end_ms)}"
+        return Aim(window.start_ms, next_ms=slot, missing=why)
+    if not calendar.interval_ms:
+        return Aim(slot)
+    return Aim(slot, slot + calendar.interval_ms, calendar.slot_from(slot + 1))
+
+
+def aim_of_one_time(schedule: Mapping[str, Any]) -> Aim | None:
+    """The only slot of a `Once()` export; None if it is none."""
+    calendar = Calendar.of(schedule)
+    return Aim(calendar.start_ms) if calendar and not calendar.interval_ms else None
+
+
+class Ending(NamedTuple):
+    """Why no run is to be expected; `is_slot` if only that of the slot, which `on_missing` is about."""
+
+    why: str
+    is_slot: bool
+
+
+def ending(dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, lag_ms: int) -> Ending | None:
+    """Why a wait that has no run yet is over, or None. `lag_ms`: how late lists may show a run.
+
+    The one decision of worker and triggerer. A run under way is none of its business: it is waited for in any case.
+    """
+    if until_ms is not None and now_ms >= until_ms + lag_ms:
+        return Ending(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
+    if dataflow.state in ("disabled", "disabling"):
+        return Ending("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)
+    end = end_seconds(dataflow.schedule)
+    if until_ms is None and end is not None and now_ms >= end * 1000 + lag_ms:
+        return Ending(f"it has ended at {when(end * 1000)}: if_exists='update' gives it a later end", False)
+    return None
+
+
+def fingerprint(schedule: Mapping[str, Any]) -> list[int | None]:
+    """What of a schedule decides where its slots lie, as JSON: another one means that a wait has to aim anew."""
+    return [start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)]
+
+
+def when(moment_ms: int) -> str:
+    """A moment for a reader: "2026-01-01T00:30:00Z"."""
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _end(calendar: Calendar) -> str:
+    return f"; it ends at {when(calendar.end_ms)}" if calendar.end_ms is not None else ""

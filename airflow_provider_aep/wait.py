@@ -1,0 +1,118 @@
+"""One trigger's place in a watch: for which run it waits, how patiently, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId
+from airflow_provider_aep.api.slots import ending, fingerprint
+from airflow_provider_aep.api.watchlist import Awaited
+
+_GROWTH = 0.1  # a wait that has lasted an hour is looked at every six minutes, if its ceiling allows
+
+
+class WaitIsOver(Exception):
+    """The run that is waited for may never come; the task has to look and decide."""
+
+
+class Wait(Awaited):
+    """One trigger's place in a watch."""
+
+    __slots__ = (
+        "_has_changed",
+        "_waiter",
+        "ceiling_seconds",
+        "floor_seconds",
+        "joined_at",
+        "notice",
+        "over",
+        "polled_at",
+        "schedule",
+    )
+
+    def __init__(
+        self,
+        dataflow_id: DataflowId,
+        since_ms: int,
+        run_id: FlowRunId | None,
+        *,
+        until_ms: int | None = None,
+        schedule: list[int | None] | None = None,
+        floor_seconds: float,
+        ceiling_seconds: float,
+        joined_at: float,
+    ) -> None:
+        super().__init__(dataflow_id, since_ms, run_id, until_ms=until_ms)
+        self.schedule = schedule
+        self.notice = ""  # that an outage has begun or ended
+        self.over = ""  # why no run may come
+        self.polled_at = joined_at  # when Adobe last answered
+        self.floor_seconds = min(floor_seconds, ceiling_seconds)
+        self.ceiling_seconds = ceiling_seconds
+        self.joined_at = joined_at  # seconds, by the loop's clock
+        self._has_changed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def change(self) -> FlowRun | str:
+        """The run as it is now, once it is another one, or in another state, than at the last call; or a notice.
+
+        Raises:
+            WaitIsOver: no run may come.
+            ReplyError: Adobe refuses the poll again and again, or what this wait asks for.
+        """
+        while not (self._has_changed or self.notice):
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self.notice:
+            notice, self.notice = self.notice, ""
+            return notice
+        self._has_changed = False
+        if self.over:
+            raise WaitIsOver(self.over)
+        if self.error and not (self.run and self.run.has_ended):
+            raise self.error.with_traceback(None)  # one error may be raised in many tasks
+        assert self.run
+        return self.run
+
+    def tell(self) -> None:
+        self._has_changed = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def age_text(self) -> str:
+        """For a sign of life: how long this wait has lasted, and when Adobe last answered."""
+        now = asyncio.get_running_loop().time()
+        return f"for {now - self.joined_at:.0f} s, Adobe last answered {now - self.polled_at:.0f} s ago"
+
+    def why_over(self, dataflow: Dataflow | None, now_ms: int, lag_ms: int) -> str:
+        """Why the task has to look whether its run will ever come; "" while there is no reason."""
+        if dataflow is None:
+            return f"dataflow {self.dataflow_id} is gone"
+        if self.schedule is not None and fingerprint(dataflow.schedule) != self.schedule:
+            return f"the schedule of dataflow {self.dataflow_id} was changed"
+        end = ending(dataflow, since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, lag_ms=lag_ms)
+        return f"dataflow {self.dataflow_id}: {end.why}" if end else ""
+
+    def patience_seconds(self, now: float, now_ms: float, usual_ms: int) -> float:
+        """How long this wait can do without a poll: a tenth of the time that has passed, between floor and ceiling.
+
+        Not beyond the moment from which its run can exist, or at which a run as old as the last one of its dataflow
+        became is to be expected; around that moment, no longer than the floor.
+        """
+        passed = now - self.joined_at
+        if self.run is None:
+            seconds = max(passed * _GROWTH, (self.since_ms - now_ms) / 1000)
+        else:
+            age = (now_ms - self.run.created_ms) / 1000
+            passed = max(passed, age)
+            seconds = passed * _GROWTH
+            left = usual_ms / 1000 - age
+            if usual_ms and left > -usual_ms / 1000 * _GROWTH:
+                seconds = min(seconds, left)
+        return min(max(seconds, self.floor_seconds), self.ceiling_seconds)

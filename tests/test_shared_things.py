@@ -1,0 +1,366 @@
+"""Different exports that share one thing at one moment: every interleaving of their requests leaves it whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
+from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, InvalidExport
+from airflow_provider_aep.api.once import MARK
+from airflow_provider_aep.api.steps import ensure_base_connection, ensure_target_connection
+from airflow_provider_aep.api.wishes import BaseWish, ExportIds
+from tests.setups import DATASETS, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
+from tests.test_races import Task, race
+
+OTHER = wish(dataset_ids=(DATASETS[1],))
+MISSING = "5d9f1ae2-0000-4000-8000-000000000001"
+
+
+def creation_times(adobe: Adobe, chance: random.Random) -> None:
+    """Let Adobe's machines disagree about the time: what is made later may bear an earlier time, or the same."""
+    respond = adobe.platform.respond
+
+    def disagreeing(request: Any) -> Any:
+        before = {each["id"] for kind in KINDS for each in adobe.platform.live(kind)}
+        reply = respond(request)
+        for kind in KINDS:
+            for entity in adobe.platform.live(kind):
+                if entity["id"] not in before:
+                    entity["createdAt"] = (entity["createdAt"] // 1000) * 1000 + chance.randint(0, 3)
+        return reply
+
+    adobe.platform.respond = disagreeing  # type: ignore[method-assign]
+
+
+def jittered_lists(adobe: Adobe, chance: random.Random) -> None:
+    """Let lists show each entity after a time of its own, up to six seconds, so that a younger one may show first."""
+    for kind in KINDS:
+        collection = adobe.platform.sandbox().collections[kind]
+        add = collection.add
+
+        def late(
+            entity: Any, visible_from: float | None = None, *, add: Any = add, collection: Any = collection
+        ) -> None:
+            add(entity, collection._visible_now() + chance.uniform(0, 6))
+
+        collection.add = late  # type: ignore[method-assign]
+
+
+def nothing_dangles(adobe: Adobe) -> None:
+    there = {kind: {each["id"]: each for each in adobe.platform.live(kind)} for kind in KINDS}
+    for flow in there["flows"].values():
+        (source,), (target,) = flow["sourceConnectionIds"], flow["targetConnectionIds"]
+        assert source in there["sourceConnections"]
+        assert there["targetConnections"][target]["baseConnectionId"] in there["connections"]
+
+
+def true_results(adobe: Adobe, ended: list[Task]) -> None:
+    """What each task returned is what is there, and is what it was asked for."""
+    there = {each["id"]: each for kind in KINDS for each in adobe.platform.live(kind)}
+    for task in ended:
+        if isinstance(task.outcome, AepError):
+            raise task.outcome
+        ids: ExportIds = task.outcome
+        flow, target = there[ids.dataflow_id], there[ids.target_connection_id]
+        assert flow["name"] == task.wish.name
+        assert flow["sourceConnectionIds"] == [ids.source_connection_id]
+        assert flow["targetConnectionIds"] == [ids.target_connection_id]
+        assert target["baseConnectionId"] == ids.base_connection_id
+        assert ids.base_connection_id in there
+        found = {each["dataSetId"] for each in there[ids.source_connection_id]["params"]["datasets"]}
+        assert found == set(ids.dataset_ids) == set(task.wish.dataset_ids)
+
+
+ADOBES: dict[str, list[Callable[[Adobe, random.Random], None]]] = {
+    "as documented": [],
+    "equal or wrong creation times": [creation_times],
+    "lists that lag by chance": [jittered_lists],
+    "both": [creation_times, jittered_lists],
+}
+
+
+def adobe_of(kind: str, seed: int) -> tuple[Adobe, random.Random]:
+    adobe, chance = Adobe(), random.Random(f"{kind} {seed}")
+    random.seed(seed)  # for the pauses of the tasks themselves
+    for spoil in ADOBES[kind]:
+        spoil(adobe, chance)
+    return adobe, chance
+
+
+SEEDS = 60
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind_of_adobe", ADOBES)
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_exports_that_share_a_new_login(kind_of_adobe: str, deaths: int, way: str) -> None:
+    """Two to four of them, at the same moment, each of another name; Adobe does not protect a login that is in use."""
+    for seed in range(SEEDS if way == "whole" else SEEDS // 3):
+        adobe, chance = adobe_of(kind_of_adobe, seed)
+        with adobe.session() as session:
+            tasks = [
+                Task(adobe, session, wish(f"export {n}"), manner(f"dag.export {n}, run 1"), way)
+                for n in range(chance.randint(2, 4))
+            ]
+            ended = race(tasks, chance, deaths=deaths)
+        try:
+            true_results(adobe, ended)
+            nothing_dangles(adobe)
+            adobe.clock.advance(20)
+            adobe.task(tasks[0].wish, name="dag.export 0, run 2", way=WAYS[way])  # sweeps up after the dead
+            assert adobe.count() == {"connections": 1, **dict.fromkeys(KINDS[1:], len(tasks))}
+            assert not adobe.the("connections")["description"].endswith(")")
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("kind_of_adobe", ADOBES)
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_one_export_under_one_name(kind_of_adobe: str, deaths: int) -> None:
+    """The source connection is the ticket; its creation time must not decide."""
+    for seed in range(SEEDS):
+        adobe, chance = adobe_of(kind_of_adobe, seed)
+        with adobe.session() as session:
+            tasks = [
+                Task(adobe, session, wish(), manner(f"dag.export, run {n}"), "whole")
+                for n in range(chance.randint(2, 4))
+            ]
+            ended = race(tasks, chance, deaths=deaths)
+        try:
+            true_results(adobe, ended)
+            adobe.clock.advance(20)
+            adobe.task(wish(), name="dag.export, run 9")
+            assert adobe.count() == one_of_each()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.parametrize("if_exists", ["reuse", "update"])
+def test_mapped_tasks_that_ask_for_other_data_under_one_name_are_told_so(if_exists: Any) -> None:
+    """One is exported, in green; the others are red, and say who was first and how to name them apart."""
+    for seed in range(SEEDS):
+        adobe, chance = Adobe(), random.Random(seed)
+        with adobe.session() as session:
+            tasks = [
+                Task(
+                    adobe,
+                    session,
+                    wish(dataset_ids=(DATASETS[n],)),
+                    manner(f"dag.export, run r, map index {n}", if_exists=if_exists),
+                    "whole",
+                )
+                for n in range(3)
+            ]
+            ended = race(tasks, chance)
+        green = [task for task in ended if isinstance(task.outcome, ExportIds)]
+        assert len(green) == 1, seed
+        true_results(adobe, green)
+        assert adobe.count() == one_of_each(), seed
+        for task in ended:
+            if task not in green:
+                assert isinstance(task.outcome, EntityExists), seed
+                assert "it was set up by another mapped task of this DAG run (dag.export, run r" in str(task.outcome)
+                assert "{{ ti.map_index }}" in str(task.outcome)
+
+
+def test_a_later_dag_run_may_update_what_a_mapped_task_made() -> None:
+    adobe = Adobe()
+    adobe.task(wish(), name="dag.export, run r, map index 0")
+    ids = adobe.task(OTHER, name="dag.export, run s, map index 1", if_exists="update")
+    adobe.is_one_export(OTHER, ids)
+
+
+@pytest.mark.parametrize("member", ["path", "compression"])
+def test_a_mapped_task_does_not_change_back_what_another_of_its_dag_run_has_just_changed(member: str) -> None:
+    adobe = Adobe()
+    adobe.task(wish(), name="dag.export, run r, map index 0")
+    changed = {"path": "elsewhere", "compression": "NONE"}[member]
+    other = wish(target_params={**wish().target_params, member: changed})
+    adobe.task(other, name="dag.export, run s, map index 1", if_exists="update")
+    with pytest.raises(EntityExists, match="by another mapped task of this DAG run"):
+        adobe.task(wish(), name="dag.export, run s, map index 0", if_exists="update")
+
+
+# What decides which data lands where
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset_ids": (DATASETS[1],)},
+        {"dataset_ids": (DATASETS[0], DATASETS[1])},
+        {"folder_template": "%DATASET_NAME%/%EXPORT_TIME%"},
+        *(
+            {"target_params": {**wish().target_params, **change}}
+            for change in (
+                {"bucketName": "another-bucket"},
+                {"path": "elsewhere"},
+                {"datasetFileType": "JSON"},
+                {"compression": "NONE"},
+                {"includeFileManifest": True},
+            )
+        ),
+        {"base": base_wish("another login")},
+    ],
+    ids=lambda changes: next(iter(changes.get("target_params", changes))),
+)
+def test_nothing_that_differs_is_reused(changes: dict[str, Any]) -> None:
+    adobe = Adobe()
+    adobe.task(wish())
+    adobe.platform.requests.clear()
+    with pytest.raises(EntityExists, match="other data would be exported than the DAG says") as caught:
+        adobe.task(wish(**changes), name="dag.export, run 2")
+    assert "give the export another name" in str(caught.value)
+    assert all(request.startswith("GET") for request in adobe.requests())
+
+
+def test_a_path_without_its_last_slash_is_the_same_place() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    adobe.the("targetConnections")["params"]["path"] += "/"
+    assert adobe.task(wish(), name="dag.export, run 2") == ids
+
+
+def test_what_the_dag_does_not_say_stays_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    adobe = Adobe()
+    manifest = {**wish().target_params, "includeFileManifest": True}
+    ids = adobe.task(wish(folder_template="%DATASET_ID%", target_params=manifest))
+    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("keeps its folder_template '%DATASET_ID%': the DAG says nothing of it" in text for text in told)
+    assert any("keeps its include_file_manifest True" in text for text in told)
+
+
+def test_another_account_behind_the_same_airflow_connection_is_noticed() -> None:
+    adobe = Adobe()
+    login = base_wish()
+    ours, theirs = (BaseWish(login.name, login.kind, login.auth, account) for account in ("ours", "theirs"))
+    adobe.task(wish(base=ours))
+    assert adobe.task(wish(base=ours), name="dag.export, run 2")
+    with pytest.raises(EntityExists, match="account is ours, the DAG says theirs"):
+        adobe.task(wish(base=theirs), name="dag.export, run 3")
+    adobe.task(wish(base=theirs), name="dag.export, run 4", if_exists="update")
+    adobe.task(wish(base=theirs), name="dag.export, run 5")
+
+
+def test_what_adobe_lists_is_returned_not_what_was_asked_for() -> None:
+    adobe = Adobe()
+    both = (DATASETS[0], DATASETS[1])
+    adobe.task(wish(dataset_ids=both))
+    adobe.the("sourceConnections")["params"]["datasets"].reverse()
+    assert adobe.task(wish(dataset_ids=both), name="dag.export, run 2").dataset_ids == both[::-1]
+
+
+# A login that is gone
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("if_exists", ["reuse", "update"])
+def test_an_export_whose_login_is_gone_is_made_anew(if_exists: Any, way: str) -> None:
+    adobe = Adobe()
+    lost = adobe.task(wish(), way=WAYS[way])
+    adobe.platform.sandbox().collections["connections"].remove(lost.base_connection_id)
+    ids = adobe.task(wish(), way=WAYS[way], name="dag.export, run 2", if_exists=if_exists)
+    assert ids.dataflow_id != lost.dataflow_id
+    adobe.is_one_export(wish(), ids)
+    nothing_dangles(adobe)
+
+
+def test_an_export_of_somebody_else_whose_login_is_gone_is_not_deleted() -> None:
+    adobe = Adobe()
+    lost = adobe.task(wish())
+    for kind in KINDS:
+        adobe.the(kind)["description"] = "by hand"
+    adobe.platform.sandbox().collections["connections"].remove(lost.base_connection_id)
+    with pytest.raises(EntityExists, match="was not made by this provider: delete it"):
+        adobe.task(wish(), name="dag.export, run 2")
+    assert adobe.the("flows")["id"] == lost.dataflow_id
+
+
+@pytest.mark.parametrize("kind", ["sourceConnections", "targetConnections"])
+def test_a_dataflow_that_lacks_what_it_is_attached_to_is_made_anew(kind: str) -> None:
+    adobe = Adobe()
+    lost = adobe.task(wish())
+    adobe.platform.sandbox().collections[kind].remove(adobe.the(kind)["id"])
+    ids = adobe.task(wish(), name="dag.export, run 2")
+    assert ids.dataflow_id != lost.dataflow_id
+    adobe.is_one_export(wish(), ids)
+
+
+def test_a_login_that_its_maker_has_not_confirmed_is_confirmed_by_the_next_who_needs_it() -> None:
+    adobe = Adobe()
+    adobe.run(base_wish().wanted().create(f"{MARK} for dag.dead, run 1 [0123] (unconfirmed)"))
+    there = adobe.the("connections")["id"]
+    assert adobe.task(wish()).base_connection_id == there
+    assert adobe.the("connections")["description"] == f"{MARK} for dag.dead, run 1 [0123]"
+
+
+def test_a_login_that_lost_a_race_and_whose_task_died_is_swept_up() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    for state in ("unconfirmed", "superseded"):
+        adobe.run(base_wish().wanted().create(f"{MARK} for dag.dead, run 1 [0123] ({state})"))
+    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    assert adobe.the("connections")["id"] == ids.base_connection_id
+
+
+# What the user named and Adobe does not know
+
+
+def test_an_unknown_login_is_final_at_once_and_nothing_is_made() -> None:
+    adobe = Adobe()
+    began = adobe.clock.now()
+    with pytest.raises(EntityNotFound, match=MISSING):
+        adobe.task(wish(base=None, base_connection_id=MISSING))
+    assert adobe.made() == dict.fromkeys(KINDS, 0)
+    assert len(adobe.requests()) == 4
+    assert adobe.clock.now() - began < 1
+    with pytest.raises(EntityNotFound, match=MISSING):
+        adobe.run(ensure_target_connection(wish().target(MISSING), manner()))
+    assert adobe.made() == dict.fromkeys(KINDS, 0)
+
+
+def test_a_login_for_another_kind_of_storage_is_refused() -> None:
+    adobe = Adobe()
+    base = adobe.run(ensure_base_connection(base_wish(), manner()))
+    adobe.the("connections")["connectionSpec"]["id"] = "6d6b59bf-fb58-4107-9064-4d246c0e5bb2"
+    with pytest.raises(InvalidExport, match="is no login for Amazon S3"):
+        adobe.task(wish(base=None, base_connection_id=base))
+    assert adobe.made()["sourceConnections"] == 0
+
+
+def test_a_set_up_that_loses_every_round_pauses_and_says_why() -> None:
+    """Another task seems to make the dataflow each time, but nobody does."""
+    adobe = Adobe()
+    began = adobe.clock.now()
+    adobe.faults.status("POST /targetConnections", 404, times=None)
+    with pytest.raises(AepError) as caught:
+        adobe.task(wish(), tries=1)
+    assert "other tasks" not in str(caught.value)
+    assert caught.value.is_final or adobe.clock.now() - began > 8
+
+
+def test_a_renamed_dataflow_is_found_beside_another_dataflow_of_its_source() -> None:
+    """Its source connection has another, newer dataflow of somebody else."""
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    flow = adobe.the("flows")
+    flow["name"] = "renamed"
+    place = AmazonS3(bucket="lake-exports", path="by/hand")
+    params = target_params(place, file_type="PARQUET", compression="GZIP")
+    target = adobe.run(
+        wish("by hand", target_params=params, kind=kind_of(S3))
+        .target(ids.base_connection_id)
+        .wanted()
+        .create("by hand")
+    )
+    newer = {**flow, "id": MISSING, "name": "by hand", "targetConnectionIds": [target.id], "description": ""}
+    newer["createdAt"] = flow["createdAt"] + 1
+    adobe.platform.sandbox().collections["flows"].add(newer)
+    assert adobe.task(wish(), name="dag.export, run 2").dataflow_id == ids.dataflow_id
