@@ -29,9 +29,11 @@ def get_provider_info() -> dict[str, object]:
                 "hook-name": integration,
                 "conn-fields": {
                     "org_id": {
-                        "label": "Organisation ID",
+                        # Not required for the form, which keeps Save grey for it while its section is folded; it is
+                        # checked when the connection is used or tested.
+                        "label": "Organisation ID, required",
                         "description": "24 hexadecimal digits and @AdobeOrg (x-gw-ims-org-id)",
-                        "schema": {"type": "string", "pattern": "^[0-9A-Fa-f]{24}@AdobeOrg$"},
+                        "schema": {"type": ["string", "null"], "pattern": "^[0-9A-Fa-f]{24}@AdobeOrg$"},
                     },
                     "sandbox_name": {
                         "label": "Sandbox",
@@ -45,18 +47,21 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "ims_host": {
                         "label": "IMS address",
-                        "description": "Only for another region or an emulator: https://ims-na1.adobelogin.com",
+                        "description": "Only if it is not Adobe's usual one, https://ims-na1.adobelogin.com",
                         "schema": {"type": ["string", "null"]},
                     },
                 },
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "port"],
+                    # Airflow 3.3's form sends port 0 where none is stored, and its Test button refuses that as another
+                    # port than the stored one: so the port can be given.
+                    "hidden-fields": ["schema"],
                     "relabeling": {
-                        "login": "Client ID (x-api-key)",
-                        "password": "Client secret",
+                        "login": "Client ID (x-api-key), required",
+                        "password": "Client secret, required",
                         "host": "Gateway",
+                        "port": "Gateway port (443)",
                     },
-                    "placeholders": {"host": "https://platform.adobe.io"},
+                    "placeholders": {"host": "https://platform.adobe.io", "port": "443"},
                 },
             }
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator, conf
 
 from airflow_provider_aep.api.destinations import kind_of, target_params
 from airflow_provider_aep.api.errors import InvalidExport
@@ -152,6 +152,8 @@ class AepListDatasetsOperator(_AepOperator):
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
+    :param on_empty: what it does to the task if no dataset matches: "fail" (default), "skip" or "succeed"
+
     Without the first three it returns all; one that is given and empty is refused.
 
     Returns [{"id", "name", "description", "state"}, …].
@@ -165,12 +167,14 @@ class AepListDatasetsOperator(_AepOperator):
         dataset_ids: Datasets | None = None,
         names: Sequence[Text] | Text | None = None,
         name_pattern: str | None = None,
+        on_empty: Decision = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dataset_ids = dataset_ids
         self.names = names
         self.name_pattern = name_pattern
+        self.on_empty = on_empty
         self._check()
 
     def check_arguments(self) -> None:
@@ -182,6 +186,7 @@ class AepListDatasetsOperator(_AepOperator):
             check_dataset_ids(self.dataset_ids)
         check_texts("names", self.names)
         check_texts("name_pattern", self.name_pattern)
+        check_decisions(on_empty=self.on_empty)
 
     def work(self, context: Context) -> list[dict[str, str]]:
         from airflow_provider_aep.api.procedures import list_datasets
@@ -194,6 +199,10 @@ class AepListDatasetsOperator(_AepOperator):
             )
         )
         self.log.info("%d datasets found", len(found))
+        if not found and self.on_empty != "succeed":
+            looked_for = f"name_pattern = {self.name_pattern!r}" if self.name_pattern else "this sandbox"
+            text = f"{looked_for}: no dataset that may be exported (on_empty={self.on_empty!r})"
+            raise AirflowSkipException(text) if self.on_empty == "skip" else AirflowFailException(text)
         return [
             {"id": each.id, "name": each.name, "description": each.description, "state": each.state} for each in found
         ]

@@ -50,7 +50,16 @@ class AepTask:
     def render_template(self, *args: Any, **kwargs: Any) -> Any:
         """Destinations and schedules check themselves when Airflow rebuilds them from rendered values."""
         with failing_at_once():
-            return super().render_template(*args, **kwargs)  # type: ignore[misc]  # Airflow's operators have it
+            try:
+                return super().render_template(*args, **kwargs)  # type: ignore[misc]  # Airflow's operators have it
+            except Exception as error:
+                if type(error).__name__ != "UndefinedError":  # Jinja's, which costs milliseconds to import
+                    raise
+                rule = (
+                    f"{error}: not every DAG run has it; a manual one may have no logical date. "
+                    "Use {{ dag_run.run_after | ds }}, which each has"
+                )
+                raise InvalidArgument("template", args[0] if args else None, rule) from None
 
     def on_kill(self) -> None:
         """Told to stop by SIGTERM or a time-out. Nothing is changed or cancelled at Adobe: it has no call for that."""

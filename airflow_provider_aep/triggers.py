@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
+from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
 from airflow_provider_aep.api.errors import AepError, ReplyError
@@ -110,10 +112,31 @@ class AepDataflowRunTrigger(BaseTrigger):
             return self._told(status="error", error=error.as_event())
         except AepError as error:  # from the connection: cannot be right, whoever tries again
             return self._told(status="invalid", error=str(error))
-        if run.outcome in (self.succeed_on or ()):
-            result: dict[str, Any] = {"return_value": run.summary()}
-            return TaskSuccessEvent(xcoms=result if self.push_result else None)
+        if run.outcome in (self.succeed_on or ()) and (not self.push_result or await self._push(run.summary())):
+            return TaskSuccessEvent()
         return self._told(status="ended", run=run.as_event())
+
+    async def _push(self, result: dict[str, Any]) -> bool:
+        """Push what the task returns, as a worker would. Returns whether that was possible; otherwise a worker has to.
+
+        What a `TaskSuccessEvent` is given the scheduler stores as JSON text, which comes out as text, not as a dict.
+        """
+        ti = self.task_instance
+        if ti is None:  # `dag.test()`
+            return False
+        try:
+            await sync_to_async(XCom.set)(
+                key="return_value",
+                value=result,
+                dag_id=ti.dag_id,
+                task_id=ti.task_id,
+                run_id=ti.run_id,
+                map_index=-1 if ti.map_index is None else ti.map_index,
+            )
+        except Exception as error:
+            self.log.info("the triggerer cannot push the result (%s); a worker does", type(error).__name__)
+            return False
+        return True
 
     def _told(self, **payload: object) -> TriggerEvent:
         payload = {"version": 1, **payload, "carry": self.carry}

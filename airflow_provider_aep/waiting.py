@@ -316,6 +316,7 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
     Only the timetable knows, with its clock changes. That of the scheduler is asked, which is installed wherever tasks
     run: 3.1 has it in the DAG, later versions make it from the DAG's.
     """
+    import pendulum
     from airflow.timetables.base import DataInterval, TimeRestriction
     from airflow.timetables.simple import ContinuousTimetable
 
@@ -328,7 +329,8 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
         timetable = coerce_to_core_timetable(timetable)
     if isinstance(timetable, ContinuousTimetable):
         return None  # the next one is due as soon as this one has ended
-    interval = DataInterval(dag_run.data_interval_start, dag_run.data_interval_end)
+    start, end = dag_run.data_interval_start, dag_run.data_interval_end
+    interval = DataInterval(pendulum.instance(start), pendulum.instance(end))  # a worker has plain datetimes
     everything = TimeRestriction(earliest=None, latest=None, catchup=True)
     try:
         following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,17 @@ def test_the_clock() -> None:
         still.advance(-1)
     still.move_to(1)
     assert still.now() == 7.5
+
+
+def test_a_clock_that_meets_the_real_time_does_not_overtake_it() -> None:
+    clock = Clock(speed=1e9, start=time.time() - 3600, until_now=True)
+    before = clock.now()
+
+    assert clock.now() == before < time.time() - 3000  # it has not begun
+    clock.begin()
+    time.sleep(0.01)
+    assert clock.now() == pytest.approx(time.time(), abs=1)
+    assert clock.advance(100) == pytest.approx(time.time(), abs=1)
 
 
 @pytest.mark.parametrize(

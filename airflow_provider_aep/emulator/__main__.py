@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from airflow_provider_aep.emulator import admin
@@ -38,6 +39,16 @@ def _duration(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}: a duration like 200ms, 5, 5s, 10m or 2h is expected")
     return float(match[1]) * _UNITS[match[2] or ""]
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.max
+    if moment.tzinfo is None or moment.timestamp() > time.time():
+        raise argparse.ArgumentTypeError(f"{text!r}: a past moment with a zone, as 2026-01-01T00:00Z, is expected")
+    return moment.timestamp()
 
 
 def _port(text: str) -> int:
@@ -70,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--state", type=Path, metavar="FILE", help="keep everything in this file over a restart (default: in memory)")
     add("--speed", type=float, default=1.0, help="emulated seconds in a real one; 3600 makes an hour a second")
+    add(
+        "--start",
+        type=_moment,
+        metavar="TIME",
+        help="emulated time begins here (2026-01-01T00:00Z) with the first request, and never overtakes the real time",
+    )
     add("--seed", type=int, default=0, help="decides over IDs and file names (default: %(default)s)")
     add("--arrivals", type=float, default=0.0, metavar="ROWS_PER_HOUR", help="rows that arrive in each dataset")
     trouble = found.add_argument_group("slowness (real time)")
@@ -132,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from airflow_provider_aep.emulator import server
 
-    host, port, speed = given.pop("host"), given.pop("port"), given.pop("speed")
+    host, port, speed, start = given.pop("host"), given.pop("port"), given.pop("speed"), given.pop("start")
     secrets = given.pop("client_secret")
     if secrets:
         given["client_secrets"] = tuple(secrets)
     given["sandboxes"] = tuple(name.strip() for name in given["sandboxes"].split(",") if name.strip())
     try:
-        platform = Platform(clock=Clock(speed), visible_now=time.monotonic, **given)
+        platform = Platform(clock=Clock(speed, start, until_now=start is not None), visible_now=time.monotonic, **given)
         platform.data_folder()
         listener = server.listen(host, port)
     except (ValueError, OSError) as problem:

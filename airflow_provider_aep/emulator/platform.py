@@ -138,6 +138,8 @@ class Platform:
         request.read()
         path = request.url.path.rstrip("/") or "/"
         with self._lock:
+            if not path.startswith(admin.BASE):
+                self.clock.begin()
             now = self.tick()
             if path.startswith(admin.BASE):
                 return Outgoing(self._render(request, lambda: admin.answer(self, request, path)), None, 0.0)
