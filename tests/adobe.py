@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +28,12 @@ from airflow.sdk.exceptions import (
 from airflow.sdk.serde import deserialize, serialize
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_aep.api.calls import Call, enable_dataflow
 from airflow_provider_aep.api.destinations import AmazonS3
+from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepExportDatasetsOperator
 
 BASE = "/data/foundation/flowservice"
@@ -80,9 +84,9 @@ class Line:
                     self.close_connection = True
                     return
                 text = line.rewrite(reply.content)
-                self.send_response(reply.status_code)
-                for name, value in reply.headers.items():
-                    if name not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_response_only(reply.status_code)
+                for name, value in reply.headers.items():  # its date, too: the emulator's time is Adobe's
+                    if name not in ("content-length", "transfer-encoding", "connection"):
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -169,6 +173,13 @@ class Adobe:
         self.line.sent.clear()
         return dataflow_id
 
+    def disable(self, dataflow_id: str) -> None:
+        """As a colleague does it in Adobe's user interface."""
+        AepHook().run(Call("POST", f"/flows/{dataflow_id}/action", query=[("op", "disable")]))
+
+    def enable(self, dataflow_id: str) -> None:
+        AepHook().run(enable_dataflow(DataflowId(dataflow_id)))
+
     def run(self, dataflow_id: str, outcome: str = "success", *, ended: bool = True, **script: Any) -> str:
         """A run of it that starts now; with `ended` Adobe's clock is moved past its end. Gives its ID."""
         self.admin("POST", "scripts", flow_id=dataflow_id, outcome=outcome, **script)
@@ -236,10 +247,10 @@ def finish(make: MakesTask, task_context: Any, **arguments: Any) -> Any:
         DeferralEnded: the trigger has ended the task.
     """
     ti = task_context["ti"]
+    go_on: Callable[[BaseOperator], Any] = lambda task: task.execute(task_context)  # noqa: E731 - replaced below
     while True:
-        task = make(**arguments)
         try:
-            return task.execute(task_context)
+            return go_on(make(**arguments))
         except AirflowRescheduleException as reschedule:
             ti.first_reschedule = ti.first_reschedule or datetime.now(UTC)
             _sleep_until(reschedule.reschedule_date)
@@ -248,8 +259,11 @@ def finish(make: MakesTask, task_context: Any, **arguments: Any) -> Any:
             if isinstance(event, TaskSuccessEvent):
                 raise DeferralEnded(event.xcoms) from None
             payload = deserialize(json.loads(json.dumps(serialize(event.payload))))
-            resumed = make(**arguments)
-            return resumed.resume_execution(deferred.method_name, {"event": payload}, task_context)
+            go_on = functools.partial(_resume, deferred.method_name, payload, task_context)
+
+
+def _resume(method: str, payload: Any, task_context: Any, task: BaseOperator) -> Any:
+    return task.resume_execution(method, {"event": payload}, task_context)
 
 
 def _sleep_until(moment: datetime) -> None:

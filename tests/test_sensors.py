@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG, DeltaTriggerTimetable
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
+from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import Adobe, Ended, context, ended, later
 
@@ -30,7 +33,8 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 def sensor(**arguments: Any) -> AepDataflowRunSensor:
     given: dict[str, Any] = {"task_id": "wait", "after": None, "poke_interval": 0.5, "timeout": 60, "deferrable": False}
-    return AepDataflowRunSensor(**given | arguments)
+    make_dag = arguments.pop("make_dag", None)
+    return AepDataflowRunSensor(**given | arguments, **({"dag": make_dag()} if make_dag else {}))
 
 
 @dataclass(frozen=True)
@@ -367,3 +371,149 @@ def test_an_id_that_upstream_did_not_give_is_refused(value: str, mode: str, poli
 
     assert (end.state, adobe.requests) == ("failed", [])
     assert "dataflow_id" in end.message
+
+
+# A wait that cannot end, ends
+
+GONE = "5d9f1ae2-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wait_for_a_disabled_dataflow_fails_at_once(mode: str, adobe: Adobe) -> None:
+    flow = adobe.dataflow(f"disabled: {mode}")
+    adobe.disable(flow)
+
+    end = ended(sensor, context(), dataflow_id=flow, **MODES[mode])
+
+    assert (end.state, "it is disabled: enable it in Adobe" in end.message) == ("failed", True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wait_for_a_dataflow_that_is_disabled_meanwhile_fails(mode: str, adobe: Adobe) -> None:
+    flow = adobe.dataflow(f"disabled meanwhile: {mode}")
+
+    with later(0.5, lambda: adobe.disable(flow)):
+        end = ended(sensor, context(), dataflow_id=flow, timeout=20, **MODES[mode])
+
+    assert (end.state, "it is disabled" in end.message) == ("failed", True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_under_way_is_waited_for_when_its_dataflow_is_disabled(mode: str, adobe: Adobe) -> None:
+    flow = adobe.dataflow(f"under way: {mode}")
+    run_id = adobe.run(flow, ended=False)
+
+    def disabled_then_done() -> None:
+        adobe.disable(flow)
+        adobe.advance(300)
+
+    with later(0.8, disabled_then_done):
+        end = ended(sensor, context(), dataflow_id=flow, after=None, timeout=20, **MODES[mode])
+
+    assert (end.state, end.result["run_id"]) == ("success", run_id)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_unknown_dataflow_fails_at_once(mode: str, adobe: Adobe) -> None:
+    end = ended(sensor, context(), dataflow_id=GONE, **MODES[mode])
+
+    assert (end.state, GONE in end.message) == ("failed", True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_dataflow_that_has_ended_fails_a_wait_for_its_next_run(mode: str, adobe: Adobe) -> None:
+    now = adobe.now()
+    flow = adobe.dataflow(
+        f"ended: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1), end=now + timedelta(hours=2))
+    )
+    adobe.advance(3 * 3600)
+
+    end = ended(sensor, context(), dataflow_id=flow, after=adobe.now(), **MODES[mode])
+
+    assert (end.state, "it has ended at" in end.message) == ("failed", True)
+
+
+def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: Adobe) -> None:
+    flow = adobe.dataflow("once", schedule=Once())
+    adobe.advance(600)
+
+    end = ended(sensor, context(), dataflow_id=flow, after=adobe.now())
+
+    assert (end.state, "it exports once, and did so with flow run" in end.message) == ("failed", True)
+
+
+# The slot of a scheduled DAG run
+
+
+def scheduled(due: datetime, following: datetime, **members: Any) -> Any:
+    """The context of a scheduled DAG run, and what makes its DAG, which is due every so often."""
+    dag_run = SimpleNamespace(
+        run_after=due, logical_date=due, run_type="scheduled", data_interval_start=due, data_interval_end=due
+    )
+    schedule = DeltaTriggerTimetable(following - due)
+    return {**context(**members), "dag_run": dag_run}, lambda: DAG("dag", schedule=schedule, start_date=due)
+
+
+@pytest.mark.parametrize("on_missing", ["skip", "fail", "next"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_dag_run_does_for_which_adobe_has_no_slot(mode: str, on_missing: str, adobe: Adobe) -> None:
+    """The export begins an hour after this DAG run's time."""
+    now = adobe.now()
+    first = now + timedelta(hours=2)
+    flow = adobe.dataflow(f"no slot: {mode} {on_missing}", schedule=Every(hours=3, start=first))
+    about, dag = scheduled(now, now + timedelta(hours=1))
+
+    def the_slot_comes() -> None:
+        adobe.advance(3 * 3600)
+        adobe.advance(300)
+
+    with later(0.8, the_slot_comes):
+        end = ended(
+            sensor,
+            about,
+            dataflow_id=flow,
+            after="dag_run",
+            on_missing=on_missing,
+            make_dag=dag,
+            timeout=20,
+            **MODES[mode],
+        )
+
+    assert end.state == {"skip": "skipped", "fail": "failed", "next": "success"}[on_missing], end
+    if on_missing != "next":
+        assert "its first slot is later" in end.message
+        assert "the next slot is " in end.message
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_slot_that_passes_without_a_run_ends_the_wait(mode: str, adobe: Adobe) -> None:
+    """It was disabled at the slot and is enabled again; the next slot's run belongs to the next DAG run."""
+    now = adobe.now()
+    flow = adobe.dataflow(f"skipped slot: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1)))
+    adobe.disable(flow)
+    adobe.advance(2 * 3600)
+    adobe.enable(flow)
+    about, dag = scheduled(now, now + timedelta(hours=3))
+
+    with later(0.8, lambda: adobe.advance(3 * 3600)):
+        end = ended(sensor, about, dataflow_id=flow, after="dag_run", make_dag=dag, timeout=20, **MODES[mode])
+
+    assert (end.state, "Adobe has made no run for the slot of" in end.message) == ("skipped", True), end
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cleared_dag_run_finds_the_run_of_its_slot_and_no_later_one(mode: str, adobe: Adobe) -> None:
+    now = adobe.now()
+    flow = adobe.dataflow(f"cleared: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1)))
+    found = []
+    adobe.advance(12 * 3600)
+    for number in range(3):
+        due = now + timedelta(hours=3 * number)
+        about, dag = scheduled(due, due + timedelta(hours=3))
+        end = ended(sensor, about, dataflow_id=flow, after="dag_run", make_dag=dag, timeout=20, **MODES[mode])
+        slot = (due + timedelta(hours=1)).replace(microsecond=0)  # Adobe's schedules have whole seconds
+        assert end.state == "success"
+        assert slot <= datetime.fromisoformat(end.result["created_at"])
+        assert datetime.fromisoformat(end.result["created_at"]) < slot + timedelta(hours=3)
+        found.append(end.result["run_id"])
+    assert len(set(found)) == 3
