@@ -27,10 +27,11 @@ from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
 from airflow_provider_aep.api.errors import AccessDenied, InvalidExport, RequestRefused
 from airflow_provider_aep.api.session import AsyncSession
 from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.api.slots import fingerprint
 from airflow_provider_aep.api.watchlist import Learned, Part
 from airflow_provider_aep.emulator import Clock
 from airflow_provider_aep.hooks import AepHook
-from airflow_provider_aep.wait import Wait
+from airflow_provider_aep.wait import Wait, WaitIsOver
 from airflow_provider_aep.watch import WAKE_AT_ONCE, Watch, joined
 from tests.conftest import settings_for_tests
 from tests.emulator_client import START, Adobe
@@ -149,12 +150,14 @@ class Night:
         floor: float = 60,
         ceiling: float = 3600,
         since: float = 0,
+        schedule: list[int | None] | None = None,
     ) -> AsyncIterator[Wait]:
         async with joined(
             hook or EmulatorHook(self),
             dataflow_id=DataflowId(self.dataflow),
             run_id=FlowRunId(run_id) if run_id else None,
             since_ms=int((START + since) * 1000),
+            schedule=schedule,
             floor_seconds=floor,
             ceiling_seconds=ceiling,
         ) as wait:
@@ -172,16 +175,25 @@ class Night:
 class EmulatorHook(AepHook):
     """A hook whose line leads to the emulator of this process."""
 
-    def __init__(self, night: Night, aep_conn_id: str = "aep_default", *, sandbox_name: str | None = None) -> None:
+    def __init__(
+        self,
+        night: Night,
+        aep_conn_id: str = "aep_default",
+        *,
+        sandbox_name: str | None = None,
+        secret: str | None = None,
+    ) -> None:
         super().__init__(aep_conn_id, sandbox_name=sandbox_name)
         self.night = night
+        self.secret = secret
 
     async def asettings(self) -> Settings:
         self.night.look_ups.append(self.aep_conn_id)
         await asyncio.sleep(0.2)
         if self.night.connection_trouble:
             raise self.night.connection_trouble
-        return settings_for_tests(sandbox_name=self.sandbox_name or "prod", client_secret=self.night.secret)
+        secret = self.secret or self.night.secret
+        return settings_for_tests(sandbox_name=self.sandbox_name or "prod", client_secret=secret)
 
     def open_async_session(self, settings: Settings) -> AsyncSession:
         if self.night.session_trouble:
@@ -269,7 +281,7 @@ def test_the_last_to_leave_closes_the_line_and_a_later_wait_opens_another(night:
                 assert (await change(wait)).id == run_id
                 assert [line.is_open for line in night.lines if line.is_open] == [True]
             assert not any(line.is_open for line in night.lines)
-            assert len(asyncio.all_tasks()) == 2, "this one and its timer's"
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aep-")]
 
     night.run(work())
     assert len(night.lines) == 2
@@ -678,3 +690,81 @@ def test_a_wait_says_nothing_while_nothing_changes(night: Night, caplog: pytest.
     caplog.set_level(logging.INFO)
     night.run(night.end(night.start()))
     assert [each for each in caplog.records if each.name.startswith("airflow_provider_aep")] == []
+
+
+# -- waits that cannot end, and secrets of others -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_wrong_secret_in_one_connection_ends_only_its_own_waits(night: Night, is_first: bool) -> None:
+    """Neither does it end another's, nor does it ride on another's token; same client ID, same sandbox."""
+    run_id = night.start()
+    hooks = {"good": EmulatorHook(night, "good"), "wrong": EmulatorHook(night, "wrong", secret="p8e-wrong")}
+    names = ["wrong", "good"] if is_first else ["good", "wrong"]
+
+    async def work() -> None:
+        waits = {}
+        for name in names:
+            waits[name] = asyncio.create_task(night.end(run_id, hook=hooks[name], ceiling=60))
+            await asyncio.sleep(20)
+        with pytest.raises(AccessDenied):
+            await waits["wrong"]
+        assert (await waits["good"]).id == run_id
+
+    night.run(work())
+
+
+def gone(night: Night) -> None:
+    night.adobe.platform.sandbox().collections["flows"].remove(night.dataflow)
+
+
+def disabled(night: Night) -> None:
+    night.adobe.platform.sandbox().collections["flows"].items[night.dataflow]["state"] = "disabled"
+
+
+def rescheduled(night: Night) -> None:
+    night.adobe.platform.sandbox().collections["flows"].items[night.dataflow]["scheduleParams"]["interval"] = 12
+
+
+@pytest.mark.parametrize(
+    ("happen", "why"), [(gone, "is gone"), (disabled, "it is disabled"), (rescheduled, "was changed")]
+)
+def test_waits_for_a_dataflow_that_makes_no_run_any_more_are_sent_back(
+    night: Night, happen: Callable[[Night], None], why: str
+) -> None:
+    """To their tasks, which decide; for one request a poll, however many they are."""
+    there = night.adobe.platform.sandbox().collections["flows"].items[night.dataflow]["scheduleParams"]
+
+    async def sent_back() -> str:
+        with pytest.raises(WaitIsOver) as over:
+            await night.end(since=10**6, ceiling=60, schedule=fingerprint(there))
+        return str(over.value)
+
+    async def work() -> list[str]:
+        waits = [asyncio.create_task(sent_back()) for _ in range(300)]
+        await asyncio.sleep(400)
+        happen(night)
+        return list(await asyncio.gather(*waits))
+
+    assert all(why in text for text in night.run(work()))
+    paths = [each.path.rpartition("flowservice")[2].split("/")[1] for each in list(night.adobe.platform.requests)[1:]]
+    assert 1 <= paths.count("flows") <= paths.count("runs")
+
+
+def test_an_outage_is_told_to_each_wait_once_and_its_end(night: Night) -> None:
+    async def work() -> list[str]:
+        told: list[str] = []
+        async with night.wait(night.start(), ceiling=60) as wait:
+            await wait.change()
+            night.adobe.platform.faults.status("GET /runs", 503, times=4)
+            while True:
+                news = await wait.change()
+                if not isinstance(news, str):
+                    return told
+                told.append(news)
+
+    told = night.run(work())
+    assert len(told) == 2
+    assert "HTTP 503" in told[0]
+    assert told[0].endswith("; the wait goes on")
+    assert told[1] == "Adobe answers again; the wait goes on"
