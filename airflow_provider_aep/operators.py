@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, conf
 
 from airflow_provider_aep.api.destinations import kind_of, target_params
 from airflow_provider_aep.api.errors import InvalidExport
@@ -21,14 +21,13 @@ from airflow_provider_aep.arguments import (
     check_schedule,
     check_target,
     check_texts,
-    check_where,
     dataset_ids,
     entity_id,
     entity_name,
     seconds,
     texts,
 )
-from airflow_provider_aep.tasks import AepTask, failing_at_once
+from airflow_provider_aep.tasks import AepOperator, failing_at_once
 from airflow_provider_aep.waiting import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_provider_aep.api.calls import Procedure
     from airflow_provider_aep.api.destinations import Destination, Text
     from airflow_provider_aep.api.schedule import Schedule
     from airflow_provider_aep.api.wishes import BaseWish, IfExists, Manner
@@ -53,50 +51,7 @@ __all__ = [
 ]
 
 
-class _AepOperator(AepTask, BaseOperator):
-    """What all operators share: the connection, and how arguments and errors are treated.
-
-    A subclass ends its `__init__` with `_check()`, which checks what is literal; `execute` checks what was rendered.
-    """
-
-    ui_color = "#f5d0d0"
-
-    def __init__(self, *, aep_conn_id: str = "aep_default", sandbox_name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.aep_conn_id = aep_conn_id
-        self.sandbox_name = sandbox_name
-
-    def check_arguments(self) -> None:
-        """Raises InvalidExport for an argument that is known and cannot be right."""
-        check_where(self.aep_conn_id, self.sandbox_name)
-
-    def _check(self) -> None:
-        with failing_at_once():
-            self.check_arguments()
-
-    def execute(self, context: Context) -> Any:
-        """Do the work.
-
-        Raises:
-            AirflowFailException: the DAG, a permission or an entity must change first; Airflow need not try again.
-            AepError: an outage; trying again is safe.
-        """
-        self._check()
-        with failing_at_once():
-            result = self.work(context)
-        self.check_not_killed()
-        return result
-
-    def work(self, context: Context) -> Any:
-        raise NotImplementedError
-
-    def perform(self, procedure: Procedure[Any]) -> Any:
-        result = self.hook().run(procedure)
-        self.check_not_killed()
-        return result
-
-
-class _EnsureOperator(_AepOperator):
+class _EnsureOperator(AepOperator):
     """What the setting-up operators share: a name, and what to do with what bears it already."""
 
     def __init__(self, *, name: str | None = None, if_exists: IfExists = "reuse", **kwargs: Any) -> None:
@@ -143,16 +98,15 @@ def _map_text(context: Context) -> str:
     return "" if map_index is None or map_index < 0 else f", map index {map_index}"
 
 
-class AepListDatasetsOperator(_AepOperator):
+class AepListDatasetsOperator(AepOperator):
     """The datasets that may be exported from the sandbox, all or some; the result feeds `.expand(dataset_ids=…)`.
 
     :param dataset_ids: these IDs, in this order (templated)
     :param names: or these names, each of which must mean one dataset (templated)
     :param name_pattern: or all whose name matches, with `*`, `?` and `[…]`; letter case counts (templated)
+    :param on_empty: what it does to the task if no dataset matches: "fail" (default), "skip" or "succeed"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
-
-    :param on_empty: what it does to the task if no dataset matches: "fail" (default), "skip" or "succeed"
 
     Without the first three it returns all; one that is given and empty is refused.
 
@@ -221,7 +175,15 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
     Returns the base connection's ID.
     """
 
-    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "destination", "destination_conn_id")
+    template_fields: Sequence[str] = (
+        "aep_conn_id",
+        "sandbox_name",
+        "name",
+        "destination",
+        "destination_conn_id",
+        "options",
+    )
+    shown_options = ("if_exists",)
 
     def __init__(self, *, destination: Destination, destination_conn_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -312,7 +274,9 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
         "destination",
         "file_type",
         "compression",
+        "options",
     )
+    shown_options = ("include_file_manifest", "if_exists")
 
     def __init__(
         self,
@@ -380,7 +344,9 @@ class AepCreateDataflowOperator(_EnsureOperator):
         "destination",
         "schedule",
         "folder_template",
+        "options",
     )
+    shown_options = ("if_exists",)
 
     def __init__(
         self,
@@ -473,6 +439,16 @@ class AepExportDatasetsOperator(_EnsureOperator):
         "compression",
         "folder_template",
         "after",
+        "options",
+    )
+    shown_options = (
+        "include_file_manifest",
+        "if_exists",
+        "wait_for_completion",
+        "on_missing",
+        "on_failed",
+        "on_partial",
+        "on_empty",
     )
 
     def __init__(

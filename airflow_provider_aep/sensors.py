@@ -84,7 +84,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         InvalidExport: an argument cannot be right; at construction where it is literal.
     """
 
-    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after")
+    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
+    shown_options = ("on_missing", "on_failed", "on_partial", "on_empty")
     ui_color = "#f5d0d0"
 
     def __init__(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
+from airflow_provider_aep.api.destinations import is_literal
 from airflow_provider_aep.api.errors import AepError, InvalidExport
+from airflow_provider_aep.arguments import check_where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow.sdk import Context
+
+    from airflow_provider_aep.api.calls import Procedure
     from airflow_provider_aep.hooks import AepHook
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,27 @@ class AepTask:
     sandbox_name: str | None
     _killed = False
 
+    #: Arguments that decide how the task ends, beside its template fields; the UI shows them with those.
+    shown_options: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """For the UI's rendered templates, which show a destination or schedule as a bare list: {"if_exists": "reuse",
+        "destination": "AmazonS3(bucket='lake-exports', path='etl')", …}.
+
+        None as long as something is not rendered, so that Jinja never meets the text of a template.
+        """
+        arguments = {name: getattr(self, name, None) for name in ("destination", "schedule")}
+        typed = {name: value for name, value in arguments.items() if isinstance(value, tuple)}
+        if not all(is_literal(member) for value in typed.values() for member in value):
+            return None
+        told = {name: getattr(self, name) for name in self.shown_options}
+        return {**told, **{name: repr(value) for name, value in typed.items()}}
+
+    @options.setter
+    def options(self, rendered: object) -> None:
+        """Airflow writes back what it has rendered; there is nothing to keep."""
+
     def hook(self) -> AepHook:
         from airflow_provider_aep.hooks import AepHook
 
@@ -70,3 +96,46 @@ class AepTask:
         """After SIGTERM Airflow lets the task go on, and it would end as a success."""
         if self._killed:
             raise RuntimeError("the task was told to stop; what it has set up will be found by the next try")
+
+
+class AepOperator(AepTask, BaseOperator):
+    """What all operators share: the connection, and how arguments and errors are treated.
+
+    A subclass ends its `__init__` with `_check()`, which checks what is literal; `execute` checks what was rendered.
+    """
+
+    ui_color = "#f5d0d0"
+
+    def __init__(self, *, aep_conn_id: str = "aep_default", sandbox_name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.aep_conn_id = aep_conn_id
+        self.sandbox_name = sandbox_name
+
+    def check_arguments(self) -> None:
+        """Raises InvalidExport for an argument that is known and cannot be right."""
+        check_where(self.aep_conn_id, self.sandbox_name)
+
+    def _check(self) -> None:
+        with failing_at_once():
+            self.check_arguments()
+
+    def execute(self, context: Context) -> Any:
+        """Do the work.
+
+        Raises:
+            AirflowFailException: the DAG, a permission or an entity must change first; Airflow need not try again.
+            AepError: an outage; trying again is safe.
+        """
+        self._check()
+        with failing_at_once():
+            result = self.work(context)
+        self.check_not_killed()
+        return result
+
+    def work(self, context: Context) -> Any:
+        raise NotImplementedError
+
+    def perform(self, procedure: Procedure[Any]) -> Any:
+        result = self.hook().run(procedure)
+        self.check_not_killed()
+        return result

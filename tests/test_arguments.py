@@ -262,6 +262,17 @@ def test_templates_are_rendered_everywhere() -> None:
         "after": "2026-01-01T00:00:00Z",
         "sandbox_name": "sx",
         "aep_conn_id": "ix",
+        "options": {
+            "include_file_manifest": None,
+            "if_exists": "reuse",
+            "wait_for_completion": False,
+            "on_missing": "skip",
+            "on_failed": "fail",
+            "on_partial": "fail",
+            "on_empty": "succeed",
+            "destination": "AmazonS3(bucket='bucket-x', path='p/x')",
+            "schedule": "Every(hours=3, days=None, start='2026-01-01T00:00:00Z', end='2030-02-01T00:00:00Z')",
+        },
     }
 
 

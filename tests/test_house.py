@@ -89,7 +89,7 @@ TABLE: dict[str, set[str]] = {
     "wait": {"api"},
     "watch": {"wait", "hooks", "api"},
     "arguments": {f"api.{leaf}" for leaf in LEAVES},
-    "tasks": {"hooks", "api.errors"},
+    "tasks": {"arguments", "hooks", "api.errors", "api.destinations", "api.calls"},
     "waiting": {"arguments", "hooks", "triggers", "api"},
     "triggers": {"wait", "watch", "waiting", "hooks", "api"},
     "operators": {"arguments", "tasks", "waiting", "triggers", "hooks", "api"},
@@ -110,7 +110,7 @@ AT_PARSE_TIME = {
 THIRD_PARTY = {
     "httpx": {"api.session"},
     "tenacity": {"api.session", "api.retry"},
-    "asgiref": {"hooks"},
+    "asgiref": {"hooks", "triggers"},  # Airflow's own, whose blocking calls need the loop's thread-sensitive bridge
     "airflow": {"hooks", "watch", "tasks", "waiting", "triggers", "operators", "sensors"},
 }
 PUBLIC = {"operators", "sensors", "triggers", "hooks", "api.destinations", "api.schedule", "api.errors"}

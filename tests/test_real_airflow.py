@@ -100,6 +100,17 @@ def test_each_entity_was_made_once(real: RealAirflow, finished: dict[str, str], 
     assert [name for _, name in names if name == "airflow aws_exports"] == ["airflow aws_exports"]
 
 
+def test_the_rendered_fields_tell_types_and_options(real: RealAirflow, finished: dict[str, str]) -> None:
+    """In Airflow's own list of rendered templates a destination is a bare list of its fields."""
+    run_id = finished["example_aep_demo"]
+    assert real.wait_for_run("example_aep_demo", run_id) == "success"
+    tasks = real.tasks("example_aep_demo", run_id)
+    told = tasks["export"]["rendered_fields"]["options"]
+    assert told["destination"].startswith("AmazonS3(bucket='lake-exports', path='demo/manual__")
+    assert (told["schedule"], told["if_exists"]) == ("Once(start=None, end=None)", "reuse")
+    assert tasks["wait_for_run"]["rendered_fields"]["options"]["on_missing"] == "skip"
+
+
 def test_airflow_knows_the_provider(real: RealAirflow) -> None:
     listed = json.loads(real.cli("providers", "list", "-o", "json"))
     assert "airflow-provider-aep" in {each["package_name"] for each in listed}
