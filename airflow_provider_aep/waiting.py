@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: `after` of a task that waits for its own DAG run's flow run.
 OWN_RUN = "dag_run"
-#: DAG runs that follow the DAG's timetable; all others come when they come.
+#: DAG runs that follow the DAG's timetable; all others come when they come. Airflow's enum of them equals these texts.
 SLOT_RUN_TYPES = ("scheduled", "backfill")
 #: So often a wait on a worker says that it is alive, where nothing changes.
 SIGN_OF_LIFE_SECONDS = 3600.0
@@ -79,7 +79,7 @@ class RunWait:
         if task.after == OWN_RUN:
             dag_run = context["dag_run"]
             self.after_ms = moment_ms("after", dag_run.run_after)
-            if dag_run.logical_date is not None and str(dag_run.run_type) in SLOT_RUN_TYPES:
+            if dag_run.logical_date is not None and dag_run.run_type in SLOT_RUN_TYPES:
                 self.window = Window(self.after_ms, next_due_ms(task, dag_run))
         else:
             self.after_ms = moment_ms("after", task.after)
@@ -329,7 +329,8 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
         timetable = coerce_to_core_timetable(timetable)
     if isinstance(timetable, ContinuousTimetable):
         return None  # the next one is due as soon as this one has ended
-    start, end = dag_run.data_interval_start, dag_run.data_interval_end
+    due = dag_run.run_after
+    start, end = dag_run.data_interval_start or due, dag_run.data_interval_end or due
     interval = DataInterval(pendulum.instance(start), pendulum.instance(end))  # a worker has plain datetimes
     everything = TimeRestriction(earliest=None, latest=None, catchup=True)
     try:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from airflow.sdk import BaseOperator
+from airflow.sdk.api.datamodels._generated import DagRunType  # what a worker is handed
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowRescheduleException,
@@ -216,7 +217,7 @@ class TaskInstance:
 def context(**members: Any) -> Any:
     """A task's context: "ti" and what a test adds."""
     about_ti = {name: members.pop(name) for name in ("map_index", "try_number") if name in members}
-    dag_run = SimpleNamespace(run_after=datetime.now(UTC), logical_date=datetime.now(UTC), run_type="manual")
+    dag_run = SimpleNamespace(run_after=datetime.now(UTC), logical_date=datetime.now(UTC), run_type=DagRunType.MANUAL)
     return {"ti": TaskInstance(**about_ti), "run_id": "manual__2026-01-01", "dag_run": dag_run, **members}
 
 

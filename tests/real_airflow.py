@@ -163,6 +163,17 @@ class RealAirflow:
             time.sleep(0.5)
         return state
 
+    def wait_for_runs(self, dag_id: str, count: int, seconds: float = 180) -> list[str]:
+        """The IDs of so many runs of a DAG that have ended, the earliest due first."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            runs = self.api("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"]
+            ended = [run for run in runs if run["state"] in ("success", "failed")]
+            if len(ended) >= count:
+                return [str(run["dag_run_id"]) for run in sorted(ended, key=lambda run: str(run["run_after"]))]
+            time.sleep(0.5)
+        raise AssertionError(f"{dag_id}: {[(run['dag_run_id'], run['state']) for run in runs]}\n{self.logs()[-5000:]}")
+
     def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
         listed = self.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
         return {each["task_id"]: each for each in listed["task_instances"]}

@@ -270,7 +270,7 @@ FOUND = {
     "exportMode": "FIRST_FULL_THEN_INCREMENTAL",
     "startTime": at("2026-01-01T00:00Z"),
     "endTime": at("2030-01-01T00:00Z"),
-    "foldernameTemplate": "%DATASET_ID%",
+    "foldernameTemplate": "%DATASET_ID%/%EXPORT_TIME%",
     "foundryAlias": "kept",
 }
 
@@ -284,7 +284,9 @@ FOUND = {
         (Every(days=1), None, FOUND | {"interval": 24}),
         (Every(hours=24), None, FOUND | {"interval": "1", "timeUnit": "day"}),
         (Every(hours=6, start="2025-06-01T18:00Z"), None, FOUND),
-        (Every(hours=6, start="2026-01-08T06:00Z", end="2030-01-01T01:00+01:00"), "%DATASET_ID%", FOUND),
+        (Every(hours=6, start="2026-01-08T06:00Z", end="2030-01-01T01:00+01:00"), "%DATASET_ID%/%EXPORT_TIME%", FOUND),
+        (Every(hours=6), None, {name: value for name, value in FOUND.items() if name != "foldernameTemplate"}),
+        (Every(hours=6), "%DATASET_ID%/%EXPORT_TIME%", {**FOUND, "foldernameTemplate": ""}),
         (Every(hours=6), "%DATASET_NAME%", {**FOUND, "folderNameTemplate": "%DATASET_NAME%"}),
         (
             Once(start="2025-01-01T00:00Z"),
@@ -343,7 +345,14 @@ def test_what_fulfils_the_users_wishes_is_no_difference(schedule: Schedule, fold
             {**FOUND, "endTime": None},
             [("endTime", "2027-01-01T00:00:00Z", "none")],
         ),
-        (Every(hours=6), "%EXPORT_TIME%", FOUND, [("foldernameTemplate", "%EXPORT_TIME%", "%DATASET_ID%")]),
+        (
+            Every(hours=6),
+            "%EXPORT_TIME%",
+            FOUND,
+            [("foldernameTemplate", "%EXPORT_TIME%", "%DATASET_ID%/%EXPORT_TIME%")],
+        ),
+        (Every(hours=6), None, {**FOUND, "foldernameTemplate": "x"}, [("foldernameTemplate", "none", "x")]),
+        (Every(hours=6), "x", {**FOUND, "foldernameTemplate": None}, [("foldernameTemplate", "x", "none")]),
         (
             Once(start="2026-01-02T00:00Z"),
             None,
@@ -376,6 +385,12 @@ def test_what_was_just_sent_is_no_difference_later(schedule: Schedule) -> None:
 def test_an_update_keeps_what_the_user_did_not_speak_about() -> None:
     assert merged_params(Every(hours=12), None, FOUND, NOW) == FOUND | {"interval": 12}
     assert merged_params(Every(hours=6, start="2026-01-08T18:00Z"), None, FOUND, NOW) == FOUND
+
+
+def test_an_update_takes_out_folders_that_the_user_does_not_want_any_more() -> None:
+    for member in ("foldernameTemplate", "folderNameTemplate"):
+        found = {"interval": 6, "timeUnit": "hour", "startTime": 7, member: "x"}
+        assert member not in merged_params(Every(hours=6), None, found, NOW)
 
 
 @pytest.mark.parametrize("end", [None, at("2026-01-10T11:59Z"), at("2025-01-01T00:00Z")])
@@ -431,7 +446,8 @@ def test_after_an_update_no_difference_is_left(
     }
     schedule = Every(hours=interval, start=start)
 
-    merged = merged_params(schedule, "%DATASET_ID%", found, NOW)
+    for folder in ("%DATASET_ID%", None):
+        merged = merged_params(schedule, folder, found, NOW)
 
-    assert schedule_differences(schedule, "%DATASET_ID%", merged, NOW) == []
-    assert merged["endTime"] > max(merged["startTime"], NOW.timestamp())
+        assert schedule_differences(schedule, folder, merged, NOW) == []
+        assert merged["endTime"] > max(merged["startTime"], NOW.timestamp())

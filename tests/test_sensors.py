@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, DeltaTriggerTimetable
+from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
 from airflow_provider_aep.api.schedule import Every, Once
@@ -448,7 +449,7 @@ def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: Adobe) ->
 def scheduled(due: datetime, following: datetime, **members: Any) -> Any:
     """The context of a scheduled DAG run, and what makes its DAG, which is due every so often."""
     dag_run = SimpleNamespace(
-        run_after=due, logical_date=due, run_type="scheduled", data_interval_start=due, data_interval_end=due
+        run_after=due, logical_date=due, run_type=DagRunType.SCHEDULED, data_interval_start=due, data_interval_end=due
     )
     schedule = DeltaTriggerTimetable(following - due)
     return {**context(**members), "dag_run": dag_run}, lambda: DAG("dag", schedule=schedule, start_date=due)

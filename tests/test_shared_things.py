@@ -227,14 +227,26 @@ def test_a_path_without_its_last_slash_is_the_same_place() -> None:
     assert adobe.task(wish(), name="dag.export, run 2") == ids
 
 
-def test_what_the_dag_does_not_say_stays_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_dag_leaves_out_means_adobes_default() -> None:
+    """A line that was taken out of the DAG is a change like any other."""
     adobe = Adobe()
     manifest = {**wish().target_params, "includeFileManifest": True}
-    ids = adobe.task(wish(folder_template="%DATASET_ID%", target_params=manifest))
+    ids = adobe.task(wish(folder_template="%DATASET_NAME%", target_params=manifest))
+    with pytest.raises(EntityExists) as caught:
+        adobe.task(wish(), name="dag.export, run 2")
+    assert "foldernameTemplate is %DATASET_NAME%, the DAG says none" in str(caught.value)
+    assert "includeFileManifest is True, the DAG says False" in str(caught.value)
+    assert adobe.task(wish(), name="dag.export, run 3", if_exists="update") == ids
+    assert "foldernameTemplate" not in adobe.the("flows")["scheduleParams"]
+    assert adobe.the("targetConnections")["params"]["includeFileManifest"] is False
+    assert adobe.task(wish(), name="dag.export, run 4") == ids
+
+
+def test_adobe_may_spell_its_default_folders_out() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = "%DATASET_ID%/%EXPORT_TIME%"
     assert adobe.task(wish(), name="dag.export, run 2") == ids
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert any("keeps its folder_template '%DATASET_ID%': the DAG says nothing of it" in text for text in told)
-    assert any("keeps its include_file_manifest True" in text for text in told)
 
 
 def test_another_account_behind_the_same_airflow_connection_is_noticed() -> None:

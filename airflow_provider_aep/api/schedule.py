@@ -30,7 +30,6 @@ __all__ = [
     "Schedule",
     "check_folder_template",
     "end_seconds",
-    "folder_template_of",
     "interval_seconds",
     "merged_params",
     "schedule_differences",
@@ -44,6 +43,8 @@ __all__ = [
 DEFAULT_EXPORT_YEARS = 5
 #: No start is sent that lies nearer than this: Adobe does not say what it does with a start that has passed.
 START_DELAY_SECONDS = 300
+#: Where files land below the path without a folder template. Source: tutorial, "Verify successful dataset export".
+DEFAULT_FOLDERS = "%DATASET_ID%/%EXPORT_TIME%"
 
 _HOURS = (3, 6, 9, 12)
 
@@ -110,7 +111,8 @@ def merged_params(
 
     Whole, since Adobe does not say whether a PATCH of a part would drop the rest. Kept are members that we do not know,
     and start and end where the user gave none; an end that has passed, or was never set, becomes the default. A start
-    that has passed is kept too, as in Adobe's own PATCH sample, unless a repeated export becomes a one-time one.
+    that has passed is kept too, as in Adobe's own PATCH sample, unless a repeated export becomes a one-time one. No
+    folder template means Adobe's default, so that another one is taken out.
     """
     frequency = _frequency(schedule)
     start, end = _seconds(found.get("startTime")), _seconds(found.get("endTime"))
@@ -121,6 +123,8 @@ def merged_params(
     params = {**found, **frequency, **_times(schedule, now, start, end)}
     if folder_template is not None:
         params[_folder_member(found)] = _rendered_template(folder_template)
+    elif _folders_of(found) != DEFAULT_FOLDERS:
+        del params[_folder_member(found)]
     return params
 
 
@@ -129,8 +133,9 @@ def schedule_differences(
 ) -> list[tuple[str, str, str]]:
     """What of the user's wishes a dataflow's `scheduleParams` do not fulfil: [(member, wanted, found)], times in UTC.
 
-    Compared is only what the user said. A start counts as kept when it differs by whole intervals (`Every`) or is later
-    (`Once`), since a start that had passed was moved so; with `now`, a start still ahead has to be the very same.
+    No folder template means Adobe's default folders; start and end count only where the user gave them. A start is kept
+    when it differs by whole intervals (`Every`) or is later (`Once`), since a start that had passed was moved so; with
+    `now`, a start still ahead has to be the very same.
     """
     wanted = _frequency(schedule)
     there = _found_frequency(found)
@@ -140,10 +145,10 @@ def schedule_differences(
         differences.append(("startTime", _text(_epoch("schedule.start", schedule.start)), _text(start)))
     if schedule.end is not None and (wanted_end := _epoch("schedule.end", schedule.end)) != end:
         differences.append(("endTime", _text(wanted_end), _text(end)))
-    if folder_template is not None:
-        there_template = found.get(_folder_member(found))
-        if _rendered_template(folder_template) != there_template:
-            differences.append(("foldernameTemplate", folder_template, str(there_template or "none")))
+    folders = DEFAULT_FOLDERS if folder_template is None else _rendered_template(folder_template)
+    if folders != _folders_of(found):
+        there_folders = str(found.get(_folder_member(found)) or "none")
+        differences.append(("foldernameTemplate", folder_template or "none", there_folders))
     return differences
 
 
@@ -163,11 +168,6 @@ def interval_seconds(found: Mapping[str, Any]) -> int | None:
     unit = {"hour": 3600, "day": 86400}.get(str(frequency["timeUnit"]))
     number = frequency["interval"]
     return number * unit if unit and isinstance(number, int) else None
-
-
-def folder_template_of(found: Mapping[str, Any]) -> str:
-    """The folder template of a dataflow's `scheduleParams`, in either spelling; "" where there is none."""
-    return str(found.get(_folder_member(found)) or "")
 
 
 def schedule_text(schedule: Schedule, params: Mapping[str, Any]) -> str:
@@ -371,6 +371,10 @@ def _text(seconds: int | None) -> str:
     if seconds is None:
         return "none"
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _folders_of(found: Mapping[str, Any]) -> str:
+    return str(found.get(_folder_member(found)) or DEFAULT_FOLDERS)
 
 
 def _folder_member(found: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -98,13 +98,6 @@ def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequenc
 def cannot_change(comparison: Comparison) -> str:
     told = "; ".join(map(str, comparison.differences))
     return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
-
-
-def warn_of_silence(title: str, unsaid: Mapping[str, Any]) -> None:
-    """Where the DAG says nothing, what is there stays; somebody who has just taken a line out has to know."""
-    for argument, value in unsaid.items():
-        if value:
-            log.warning("%s keeps its %s %r: the DAG says nothing of it", title, argument, value)
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:

@@ -57,7 +57,7 @@ from airflow_provider_aep.api.once import (
     withdraw,
 )
 from airflow_provider_aep.api.procedures import all_items
-from airflow_provider_aep.api.settling import compare, settle, warn_of_end, warn_of_silence
+from airflow_provider_aep.api.settling import compare, settle, warn_of_end
 from airflow_provider_aep.api.wishes import BaseWish, DataflowWish, Manner, SourceWish, TargetWish, adobe_now
 
 log = logging.getLogger(__name__)
@@ -136,10 +136,8 @@ def check_login_fits(base: BaseConnection, kind: Kind) -> None:
 
 
 def update_target(wish: TargetWish, found: TargetConnection, manner: Manner) -> Procedure[None]:
-    """Change a target connection as the user wants it, or tell what stays."""
-    if manner.if_exists != "update":
-        warn_of_silence(f"target connection {found.name!r} ({found.id})", wish.unsaid(found))
-    elif wish.operations(found, manner.maker):
+    """Change a target connection as the user wants it."""
+    if manner.if_exists == "update" and wish.operations(found, manner.maker):
         yield from change(TARGET_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker))
 
 
@@ -190,10 +188,9 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
 
 
 def update_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: datetime) -> Procedure[None]:
-    """Change a dataflow as the user wants it, or tell what stays."""
+    """Change a dataflow as the user wants it, or tell that it is about to end."""
     if manner.if_exists != "update":
         warn_of_end(found, now)
-        warn_of_silence(f"dataflow {found.name!r} ({found.id})", wish.unsaid(found))
         return
     if wish.operations(found, now):
         last = yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now))

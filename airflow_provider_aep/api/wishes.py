@@ -34,7 +34,6 @@ from airflow_provider_aep.api.once import Maker, Wanted, account_of, is_marked
 from airflow_provider_aep.api.schedule import (
     Schedule,
     end_seconds,
-    folder_template_of,
     merged_params,
     schedule_differences,
     schedule_params,
@@ -179,28 +178,25 @@ class TargetWish(NamedTuple):
         different += [
             # The mode is no wish of the user's: every export of datasets has the same.
             Difference(member, repr(value), repr(found.params.get(member)), may_stay=member == "mode")
-            for member, value in self.params.items()
-            if not _is_same(value, found.params.get(member))
+            for member, value in self._asked.items()
+            if not _is_same(value, found.params.get(member, False))
         ]
         return different
 
     def operations(self, found: TargetConnection, maker: Maker) -> list[dict[str, Any]]:
         """JSON Patch that makes a found target connection as it is wanted, and says who did so."""
         operations = _rename(self.name, found)
-        if not all(_is_same(value, found.params.get(member)) for member, value in self.params.items()):
-            operations.append(replacement("/params", self.whole_params(found)))
+        if not all(_is_same(value, found.params.get(member, False)) for member, value in self._asked.items()):
+            # Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay.
+            operations.append(replacement("/params", {**found.params, **self._asked}))
         if operations and is_marked(found):  # so that another mapped task of this DAG run does not change it back
             operations.append(replacement("/description", maker.description))
         return operations
 
-    def unsaid(self, found: TargetConnection) -> dict[str, Any]:
-        """What is there and the DAG says nothing of, by the names of arguments."""
-        member = "includeFileManifest"
-        return {} if member in self.params else {"include_file_manifest": found.params.get(member)}
-
-    def whole_params(self, found: TargetConnection) -> dict[str, Any]:
-        """Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay."""
-        return {**found.params, **self.params}
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """Its params, with what a DAG that leaves it out asks for."""
+        return {"includeFileManifest": False, **self.params}
 
 
 class DataflowWish(NamedTuple):
@@ -258,10 +254,6 @@ class DataflowWish(NamedTuple):
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
         return operations
-
-    def unsaid(self, found: Dataflow) -> dict[str, Any]:
-        """What is there and the DAG says nothing of, by the names of arguments."""
-        return {} if self.folder_template is not None else {"folder_template": folder_template_of(found.schedule)}
 
 
 class ExportWish(NamedTuple):
