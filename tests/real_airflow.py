@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,9 @@ class RealAirflow:
 
 
 @contextlib.contextmanager
-def airflow(home: Path, adobe_url: str, **settings: str) -> Iterator[RealAirflow]:
+def airflow(
+    home: Path, adobe_url: str, before_scheduling: Callable[[RealAirflow], object] | None = None, **settings: str
+) -> Iterator[RealAirflow]:
     """A running Airflow on SQLite with the example DAGs; `settings` are AIRFLOW__… variables."""
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -227,6 +229,8 @@ def airflow(home: Path, adobe_url: str, **settings: str) -> Iterator[RealAirflow
         real.start("dag-processor")
         real.start("triggerer")
         real.log_in()
+        if before_scheduling:
+            before_scheduling(real)
         real.start("scheduler")  # last: a task that starts before the API server answers has failed
         yield real
     finally:

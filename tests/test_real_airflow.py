@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,88 +130,3 @@ def test_no_secret_shows_up_anywhere(real: RealAirflow, finished: dict[str, str]
     assert "read_files" in told
 
     assert [what for what, secret in SECRETS.items() if secret in told] == []
-
-
-SCHEDULED = """
-import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, task
-
-from airflow_provider_aep.api.destinations import AmazonS3
-from airflow_provider_aep.api.schedule import Every
-from airflow_provider_aep.operators import AepExportDatasetsOperator
-from airflow_provider_aep.sensors import AepDataflowRunSensor
-
-FIRST = pendulum.parse("{first}")
-
-with DAG(
-    "daily",
-    schedule=CronTriggerTimetable("0 0 * * *", timezone="UTC"),
-    start_date=FIRST,
-    catchup=True,
-    max_active_runs=3,
-):
-    given = dict(
-        name="daily",
-        dataset_ids="5ef3e3259ad2a1191ab7dd7d",
-        destination=AmazonS3(bucket="lake-exports", path="daily"),
-        destination_conn_id="aws_exports",
-        schedule=Every(days=1, start=FIRST.add(minutes=30)),
-        poke_interval=2,
-        retries=2,
-        retry_delay=1,
-    )
-    AepExportDatasetsOperator(task_id="export", wait_for_completion=True, deferrable=True, **given)
-    set_up = AepExportDatasetsOperator(task_id="set_up", **given)
-    wait = AepDataflowRunSensor(
-        task_id="wait",
-        dataflow_id=set_up.output["dataflow_id"],
-        deferrable=True,
-        end_in_triggerer=True,
-        poke_interval=2,
-    )
-
-    @task
-    def count(run):
-        return run["output_records"] + 0
-
-    count(wait.output)
-"""
-
-
-def test_each_past_day_of_a_scheduled_dag_gets_its_own_flow_run(tmp_path: Path) -> None:
-    """Catch-up with three DAG runs at a time; the emulator's clock starts days ago and never overtakes Airflow's."""
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    began = midnight - timedelta(days=3)
-    dags = tmp_path / "dags"
-    dags.mkdir()
-    (dags / "daily.py").write_text(SCHEDULED.format(first=(midnight - timedelta(days=2)).isoformat()))
-    with (
-        emulator(tmp_path / "adobe", "--start", began.isoformat(), "--speed", "5000") as url,
-        airflow(tmp_path / "airflow", url, AIRFLOW__CORE__DAGS_FOLDER=str(dags)) as real,
-    ):
-        real.wait_for_dags({"daily"})
-        due = [midnight - timedelta(days=days) for days in (2, 1, 0)]
-        found = {}
-        for _ in range(120):
-            runs = real.api("GET", "/api/v2/dags/daily/dagRuns")["dag_runs"]
-            if len([run for run in runs if run["state"] in ("success", "failed")]) >= 3:
-                break
-            time.sleep(1)
-        for run in runs:
-            found[datetime.fromisoformat(run["run_after"])] = run
-        assert sorted(found) == due
-        assert {run["state"] for run in runs} == {"success"}, real.logs()[-5000:]
-        waited = {moment: real.xcom("daily", run["dag_run_id"], "export") for moment, run in found.items()}
-        for moment, run in found.items():
-            ended = real.xcom("daily", run["dag_run_id"], "wait")
-            assert ended["run_id"] == waited[moment]["run_id"]
-            assert real.xcom("daily", run["dag_run_id"], "count") == ended["output_records"]
-        told = real.logs()
-        assert "cannot push the result" not in told
-        logs = [path.read_text() for path in (real.home / "logs").rglob("*task_id=wait/attempt=1.log")]
-        assert any("waiting in the triggerer" in text for text in logs)
-    for moment, result in waited.items():
-        slot = moment + timedelta(minutes=30)
-        assert slot <= datetime.fromisoformat(result["created_at"]) < slot + timedelta(days=1)
-    assert len({result["run_id"] for result in waited.values()}) == 3
-    assert len({result["dataflow_id"] for result in waited.values()}) == 1
