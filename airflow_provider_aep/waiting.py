@@ -174,7 +174,7 @@ class RunWait:
                 return once
             why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
             return Aim(self.after_ms, missing=why)
-        return aim_of(dataflow.schedule, self.window)
+        return aim_of(dataflow.schedule, self.window, dataflow.schedule_changed_ms)
 
     def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:
         """No run will come: fail, skip, or aim at the next one.

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from airflow_provider_aep.api.exports import set_up_export
 from airflow_provider_aep.api.once import Maker
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
@@ -151,6 +153,37 @@ def test_a_process_killed_while_it_changes_the_datasets_leaves_one_export(
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(die, range(requests)))
+
+
+def set_up_at_the_same_moments(url: str, sandboxes: list[str], number: int, starts: Any, answer: Any) -> None:
+    """A worker process that begins each set-up together with the others; each has an export of its own."""
+    results = []
+    for sandbox in sandboxes:
+        settings = Settings(CLIENT_ID, CLIENT_SECRET, ORG_ID, sandbox, gateway=url, ims=url)
+        manner = Manner("reuse", Maker(f"dag.export {number}, run 1", f"{os.getpid()}", False), SETTLE_SECONDS)
+        with Session(settings) as session:
+            starts.wait(60)
+            results.append(session.run(set_up_export(wish(f"export {number}"), manner)))
+    answer.send(results)
+
+
+def test_four_processes_whose_exports_share_a_new_login(tmp_path: Path) -> None:
+    """Each export rests on one login, which is there; a round in each of six sandboxes."""
+    sandboxes = [f"round-{number}" for number in range(6)]
+    with served_emulator(tmp_path, "--sandboxes", ",".join(sandboxes)) as url:
+        starts = _processes.Barrier(4)
+        workers = [worker(set_up_at_the_same_moments, url, sandboxes, number, starts) for number in range(4)]
+        rounds = zip(*(finished(*each) for each in workers), strict=True)
+        made = httpx.get(f"{url}/_emulator/creations").json()["creations"]
+    for sandbox, ids in zip(sandboxes, rounds, strict=True):
+        live = {
+            kind: {each["id"] for each in made if (each["sandbox"], each["kind"]) == (sandbox, kind)}
+            - {each["id"] for each in made if each["deleted"]}
+            for kind in KINDS
+        }
+        assert {kind: len(live[kind]) for kind in KINDS} == {"connections": 1, **dict.fromkeys(KINDS[1:], 4)}
+        assert {each.base_connection_id for each in ids} == live["connections"]
+        assert {each.dataflow_id for each in ids} == live["flows"]
 
 
 def test_the_operator_killed_before_its_last_reply(emulator: str, sandboxes: Iterator[int]) -> None:

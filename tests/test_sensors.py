@@ -518,3 +518,20 @@ def test_a_cleared_dag_run_finds_the_run_of_its_slot_and_no_later_one(mode: str,
         assert datetime.fromisoformat(end.result["created_at"]) < slot + timedelta(hours=3)
         found.append(end.result["run_id"])
     assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cleared_dag_run_finds_its_run_after_the_schedule_was_changed(mode: str, adobe: Adobe) -> None:
+    """Its time was over by then, so that the new schedule says nothing about it."""
+    now = adobe.now()
+    name = f"changed: {mode}"
+    flow = adobe.dataflow(name, schedule=Every(hours=3, start=now + timedelta(hours=1)))
+    adobe.advance(5 * 3600)
+    about, dag = scheduled(now, now + timedelta(hours=3))
+    arguments = {"dataflow_id": flow, "after": "dag_run", "make_dag": dag, "timeout": 20, **MODES[mode]}
+
+    before = ended(sensor, about, **arguments)
+    adobe.dataflow(name, schedule=Every(hours=12, start=adobe.now() + timedelta(hours=9)), if_exists="update")
+    after = ended(sensor, about, **arguments)
+
+    assert (before.state, after) == ("success", before)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
@@ -34,6 +35,20 @@ def creation_times(adobe: Adobe, chance: random.Random) -> None:
         return reply
 
     adobe.platform.respond = disagreeing  # type: ignore[method-assign]
+
+
+def protected_logins(adobe: Adobe, _chance: random.Random) -> None:
+    """Let Adobe refuse to delete a login that a target connection is attached to, which no document promises."""
+    respond = adobe.platform.respond
+
+    def protecting(request: Any) -> Any:
+        kind, _, entity_id = request.url.path.removeprefix("/data/foundation/flowservice/").partition("/")
+        used = [each["baseConnectionId"] for each in adobe.platform.live("targetConnections")]
+        if (request.method, kind) == ("DELETE", "connections") and entity_id in used:
+            return httpx.Response(400, json={"message": "in use", "error_code": "FLOW-1418-400"})
+        return respond(request)
+
+    adobe.platform.respond = protecting  # type: ignore[method-assign]
 
 
 def jittered_lists(adobe: Adobe, chance: random.Random) -> None:
@@ -80,6 +95,7 @@ ADOBES: dict[str, list[Callable[[Adobe, random.Random], None]]] = {
     "equal or wrong creation times": [creation_times],
     "lists that lag by chance": [jittered_lists],
     "both": [creation_times, jittered_lists],
+    "both, and logins in use are protected": [creation_times, jittered_lists, protected_logins],
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,49 @@ def test_no_two_dag_runs_get_the_same_flow_run(
                 assert run.created_ms == min(each.created_ms for each in in_slot)
                 taken.append(run.id)
     assert len(taken) == len(set(taken))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.tuples(st.integers(0, 200), schedules), max_size=3),
+    schedules,
+    st.integers(1, 30),
+    st.lists(st.booleans(), min_size=40, max_size=40),
+    st.randoms(use_true_random=False),
+)
+def test_no_two_dag_runs_get_the_same_flow_run_while_the_schedule_changes(
+    changes: list[tuple[int, dict[str, Any]]], first: dict[str, Any], step_h: int, skipped: list[bool], chance: Any
+) -> None:
+    """Adobe makes the runs of the schedule in force, a few minutes late or, disabled, not at all.
+
+    DAG runs look when they please from their time on, again when cleared, and several at a time; each look knows only
+    the schedule of its own moment.
+    """
+    history = [(0, first), *((hour * HOUR, found) for hour, found in sorted(changes, key=lambda each: each[0]))]
+    runs = []
+    for (since, found), (until, _) in itertools.pairwise([*history, (300 * HOUR, first)]):
+        due = [slot for slot in slots_of(found, until) if slot >= since]
+        runs += [slot + chance.randint(0, 10) * 60_000 for slot, skip in zip(due, skipped, strict=False) if not skip]
+
+    def look(window: Window, now_ms: int) -> FlowRun | None:
+        changed_ms, found = next(each for each in reversed(history) if each[0] <= now_ms)
+        aim = aim_of(found, window, changed_ms)
+        listed = [
+            FlowRun(FlowRunId(f"r{n}"), FLOW, RunStatus.SUCCEEDED, created_ms=created)
+            for n, created in enumerate(runs)
+            if created <= now_ms
+        ]
+        run = awaited_run(listed, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
+        return None if aim.missing else run
+
+    owners: dict[str, int] = {}
+    for _ in range(60):
+        number = chance.randint(0, 200 // step_h)
+        window = Window(number * step_h * HOUR, (number + 1) * step_h * HOUR)
+        run = look(window, window.start_ms + chance.randint(0, 60) * HOUR)
+        if run:
+            assert owners.setdefault(run.id, number) == number
+            assert window.start_ms <= run.created_ms < window.end_ms + 10 * 60_000  # type: ignore[operator]
 
 
 def test_a_run_of_no_known_dataflow_is_never_meant() -> None:

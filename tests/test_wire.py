@@ -288,3 +288,20 @@ def test_a_reply_cut_in_the_middle_shows_nothing_of_itself(run: Runner) -> None:
         run(list_page("/flows"))
     assert "secret-" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "changed_ms"),
+    [
+        ({"started": 7, "ops": [{"op": "replace", "path": "/name"}, {"op": "replace", "path": "/scheduleParams"}]}, 7),
+        ({"started": 7, "ops": [{"op": "replace", "path": "/scheduleParams/endTime"}]}, 7),
+        ({"started": 7, "ops": [{"op": "replace", "path": "/sourceConnectionIds"}]}, 0),
+        ({"started": 7, "ops": []}, 0),
+        ({"started": None, "ops": [{"path": "/scheduleParams"}]}, 0),
+        ({"ops": "many"}, 0),
+        ({"ops": [None]}, 0),
+        (None, 0),
+    ],
+)
+def test_when_a_schedule_was_changed(operation: Any, changed_ms: int) -> None:
+    assert wire.read_dataflow({"id": "f", "lastOperation": operation}).schedule_changed_ms == changed_ms

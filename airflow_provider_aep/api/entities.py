@@ -65,11 +65,15 @@ class TargetConnection(Entity):
 
 @dataclass(frozen=True, slots=True)
 class Dataflow(Entity):
-    """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds."""
+    """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds.
+
+    `schedule_changed_ms` is when it was last changed, in milliseconds since 1970 UTC; 0 where Adobe does not tell.
+    """
 
     source_connection_id: SourceConnectionId = SourceConnectionId("")
     target_connection_id: TargetConnectionId = TargetConnectionId("")
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    schedule_changed_ms: int = 0
 
 
 class RunStatus(StrEnum):

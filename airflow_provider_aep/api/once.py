@@ -208,9 +208,13 @@ def beside(
 
     Of two tasks that make the same at once, at least one sees the other's: each list shows its reader's own entity, and
     what has been shown once stays shown, so the later of the two lists shows both. Creation times do not matter.
-    An entity that does not show within `settle_seconds` is taken to be alone.
+    An entity that does not show within `settle_seconds` is taken to be alone. A superseded one tells nothing of others.
     """
-    found = yield from look_for(wanted, lambda found: any(map(wanted.fits, found)), settle_seconds=settle_seconds)
+
+    def shows_one(found: list[Any]) -> bool:
+        return any(wanted.fits(entity) and not is_superseded(entity) for entity in found)
+
+    found = yield from look_for(wanted, shows_one, settle_seconds=settle_seconds)
     if made.id not in [entity.id for entity in found]:
         note = wanted.mark(maker, is_unconfirmed=is_unconfirmed)
         found.append(Entity(made.id, wanted.name, wanted.spec_id, made.etag, description=note, created_ms=_NEVER_MS))

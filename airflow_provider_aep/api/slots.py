@@ -58,15 +58,17 @@ class Calendar(NamedTuple):
         return None if self.end_ms is not None and slot >= self.end_ms else slot
 
 
-def aim_of(schedule: Mapping[str, Any], window: Window) -> Aim:
+def aim_of(schedule: Mapping[str, Any], window: Window, changed_ms: int = 0) -> Aim:
     """The slot of a DAG run: the first one in its window, up to the next slot.
 
-    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. Where Adobe tells no schedule, the
-    window itself stands for the slot.
+    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. Where Adobe tells no schedule, and
+    for a window that was over when the schedule was changed (`changed_ms`), the window itself stands for the slot.
     """
     calendar = Calendar.of(schedule)
     if calendar is None:
         return Aim(window.start_ms, window.end_ms)
+    if window.end_ms is not None and window.end_ms <= changed_ms:
+        return Aim(window.start_ms, window.end_ms, calendar.slot_from(window.end_ms))
     slot = calendar.slot_from(window.start_ms)
     if slot is None:
         return Aim(window.start_ms, missing=f"its last slot was before {when(window.start_ms)}" + _end(calendar))
