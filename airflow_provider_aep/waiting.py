@@ -76,7 +76,8 @@ class RunWait:
 
         self.window: Window | None = None
         self.dag_id, self.dag_run_id = str(task.dag_id), str(context["ti"].run_id)
-        if task.after == OWN_RUN:
+        self.is_own = task.after == OWN_RUN
+        if self.is_own:
             dag_run = context["dag_run"]
             self.after_ms = moment_ms("after", dag_run.run_after)
             if dag_run.logical_date is not None and dag_run.run_type in SLOT_RUN_TYPES:
@@ -98,7 +99,7 @@ class RunWait:
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
         self._outage = ""
-        self._spoke_at = time.monotonic()
+        self._began_at = self._spoke_at = time.monotonic()
         self._memory = context.get("task_state_store")
 
     def look(self, hook: AepHook) -> FlowRun | None:
@@ -126,7 +127,7 @@ class RunWait:
             self._outage = ""
         if time.monotonic() - self._spoke_at >= SIGN_OF_LIFE_SECONDS:
             self._spoke_at = time.monotonic()
-            log.info("still waiting for %s", self)
+            log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, self._spoke_at - self._began_at)
         if run is None:
             return None
         if run.dataflow_id not in ("", self.dataflow_id):
@@ -163,17 +164,18 @@ class RunWait:
 
         if self._next_ms is not None:
             return Aim(self._next_ms)
-        if self.window is None:
-            return Aim(self.after_ms)
         once = aim_of_one_time(dataflow.schedule)
         maker = maker_of(dataflow)
-        if once and maker.startswith(f"{self.dag_id}."):
-            # Its only slot is that of the DAG run that made it, whenever that is due: a backfill makes it today.
+        if once and self.is_own and maker.startswith(f"{self.dag_id}."):
+            # Its only slot is that of the DAG run that made it, whenever that is due and whatever its clock says.
             owner = maker.partition(", run ")[2].partition(", map index ")[0]
             if owner == self.dag_run_id:
                 return once
-            why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
-            return Aim(self.after_ms, missing=why)
+            if self.window:
+                why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
+                return Aim(self.after_ms, missing=why)
+        if self.window is None:
+            return Aim(self.after_ms)
         return aim_of(dataflow.schedule, self.window, dataflow.schedule_changed_ms)
 
     def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:

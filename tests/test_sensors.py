@@ -443,6 +443,23 @@ def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: Adobe) ->
     assert (end.state, "it exports once, and did so with flow run" in end.message) == ("failed", True)
 
 
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_the_only_slot_of_a_one_time_export_is_its_dag_runs_whatever_the_clocks_say(mode: str, adobe: Adobe) -> None:
+    """Airflow's clock is an hour ahead of Adobe's, so that the run is created before its DAG run was due."""
+    about = context()
+    about["dag_run"].run_after = adobe.now() + timedelta(hours=1)
+    name = f"clocks: {mode}"
+    flow = adobe.dataflow(name, schedule=Once())
+    adobe.advance(600)
+
+    def make(**arguments: Any) -> AepDataflowRunSensor:
+        return sensor(**arguments, make_dag=lambda: DAG("adhoc_airflow", schedule=None))
+
+    end = ended(make, about, dataflow_id=flow, after="dag_run", **MODES[mode])
+
+    assert end.state == "success", end
+
+
 # The slot of a scheduled DAG run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
@@ -94,6 +95,27 @@ def test_what_ends_the_task_right_here(outcome: str, succeed_on: list[str] | Non
     # Where there is no triggerer to push the result through, a worker has to: `dag.test()` has none.
     (event,) = asyncio.run(events_of(trigger(flow, succeed_on=succeed_on)))
     assert event.payload["run"]["id"] == run_id
+
+
+def test_a_wait_says_once_an_hour_that_it_is_alive(
+    adobe: Adobe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its task's log: for what it waits, how long already, and when Adobe last answered."""
+    flow = adobe.dataflow("alive")
+
+    def told() -> list[str]:
+        capsys.readouterr()
+        since = int(adobe.now().timestamp() * 1000)
+        asyncio.run(events_of(trigger(flow, deadline=time.time() + 2.4, after_ms=since)))
+        return re.findall(r"still waiting for .*? ago", capsys.readouterr().out)
+
+    assert told() == []
+    monkeypatch.setattr("airflow_provider_aep.triggers.SIGN_OF_LIFE_SECONDS", 1)
+    first, *_ = told()
+    assert re.fullmatch(
+        rf"still waiting for a run of dataflow {flow} created at or after \S+; for 1 s, Adobe last answered \d s ago",
+        first,
+    )
 
 
 def test_it_ends_at_its_deadline(adobe: Adobe) -> None:

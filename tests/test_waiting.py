@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, RunError, RunStatus
 from airflow_provider_aep.api.errors import AccessDenied, AepError, EntityNotFound, RequestRefused
-from airflow_provider_aep.waiting import WaitTimeout, backstop, deadline_after, read_event, seen_text
+from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.sensors import AepDataflowRunSensor
+from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event, seen_text
+from tests.conftest import settings_for_tests
+from tests.setups import Adobe, wish
 
 RUN = FlowRun(
     FlowRunId("run-1"),
@@ -92,3 +102,49 @@ def test_a_time_out_says_what_was_seen_and_where_to_look() -> None:
     assert "no run of dataflow flow-1 created at or after 2026-01-01T00:00:00+00:00" in text
     assert "whether the dataflow is enabled" in text
     assert seen_text("flow-1", 0, None, RUN) == "flow run run-1 of dataflow flow-1 was last seen with 'Failed'"
+
+
+# What a wait says in its task's log
+
+
+def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adobe = Adobe()
+    flow = adobe.task(wish()).dataflow_id
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+
+    class Hook(AepHook):
+        def get_conn(self) -> Session:
+            return adobe.session()
+
+        def settings(self) -> Settings:
+            return settings_for_tests()
+
+    task = AepDataflowRunSensor(task_id="wait", dataflow_id=flow, after=None, dag=DAG("dag", schedule=None))
+    wait, hook = RunWait(task, flow, context={"ti": SimpleNamespace(run_id="r")}), Hook()
+
+    def told(looks: int = 20) -> list[str]:
+        caplog.clear()
+        for _ in range(looks):
+            wait.look(hook)
+        return [record.getMessage() for record in caplog.records if record.name == "airflow_provider_aep.waiting"]
+
+    assert told() == []
+    adobe.faults.status("GET /runs", 503, times=18)  # of which a session tries each six times
+    assert [text.partition(":")[0] for text in told(3)] == ["GET /runs"]
+    assert told() == ["Adobe answers again; the wait goes on"]
+    with monkeypatch.context() as hours:
+        hours.setattr("airflow_provider_aep.waiting.SIGN_OF_LIFE_SECONDS", 0)
+        (sign,) = told(1)
+    assert sign.startswith(f"still waiting for a run of dataflow {flow}; for ")
+    run_id = adobe.platform.start_run(flow)["id"]
+    assert told() == [f"flow run {run_id}: running"]
+    adobe.clock.advance(600)
+    (ended,) = told(1)
+    assert re.fullmatch(
+        rf"flow run {run_id} of dataflow {flow} has ended: success "
+        r"\(\d+ records, \d+ bytes, \d+ files, \d+ seconds\)",
+        ended,
+    )
