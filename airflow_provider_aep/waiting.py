@@ -136,8 +136,9 @@ class RunWait:
             raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
             log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
+        if run.id != self.run_id:
+            self._remember(run.id)
         self.run_id, self.seen = run.id, run
-        self._remember(run.id)
         return run if run.has_ended else None
 
     def _ask(self, hook: AepHook) -> Procedure[FlowRun | None]:

@@ -19,9 +19,11 @@ from airflow_provider_aep.hooks import AepHook
 from tests.real_airflow import RealAirflow, airflow, connections, emulator
 
 DAYS = 7
-MIDNIGHT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-FIRST = MIDNIGHT - timedelta(days=DAYS)
+# The DAG runs are due at an hour that is past wherever in the day the tests run, and so is the slot of the last one.
+LAST = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+FIRST = LAST - timedelta(days=DAYS)
 LEFT, RIGHT = SEEDED[0].id, SEEDED[1].id
+TRIGGERED = ("one_name", "names_apart", "places", "changed", "rescheduled", "disabled")
 
 DAGS = f"""
 import pendulum
@@ -34,12 +36,12 @@ from airflow_provider_aep.sensors import AepDataflowRunSensor
 
 FIRST = pendulum.parse("{FIRST.isoformat()}")
 LEFT, RIGHT = "{LEFT}", "{RIGHT}"
-MIDNIGHTS = CronTriggerTimetable("0 0 * * *", timezone="UTC")
+EACH_DAY = CronTriggerTimetable("0 {LAST.hour} * * *", timezone="UTC")
 PATIENT = dict(poke_interval=2, retries=2, retry_delay=1)
 AT_ONCE = dict(aep_conn_id="aep_fast", destination_conn_id="aws_exports", **PATIENT)
 WAITING = dict(wait_for_completion=True, deferrable=True, **AT_ONCE)
 
-with DAG("daily", schedule=MIDNIGHTS, start_date=FIRST, catchup=False, max_active_runs=3):
+with DAG("daily", schedule=EACH_DAY, start_date=FIRST, catchup=False, max_active_runs=3):
     given = dict(
         name="daily",
         dataset_ids=LEFT,
@@ -100,6 +102,22 @@ with DAG("changed", schedule=None, params={{"dataset": Param(LEFT, type="string"
         destination=AmazonS3(bucket="lake-exports", path="changed"),
         schedule=Every(hours=3),
         **WAITING,
+    )
+
+with DAG("rescheduled", schedule=None):
+    once = AepExportDatasetsOperator(
+        task_id="export",
+        dataset_ids=RIGHT,
+        destination=AmazonS3(bucket="lake-exports", path="rescheduled"),
+        schedule=Once(),
+        **AT_ONCE,
+    )
+    AepDataflowRunSensor(
+        task_id="wait",
+        dataflow_id=once.output["dataflow_id"],
+        aep_conn_id="aep_fast",
+        mode="reschedule",
+        poke_interval=2,
     )
 
 with DAG("broken", schedule=None):
@@ -181,8 +199,8 @@ def real(tmp_path_factory: pytest.TempPathFactory, past: Adobe, fast: Adobe) -> 
 
 def backfill(real: RealAirflow) -> None:
     """A week of days gone by, three DAG runs at a time, beside the one that the scheduler makes."""
-    real.wait_for_dags({"daily", "one_name", "names_apart", "places", "changed", "broken", "disabled"})
-    days = {"from_date": FIRST.isoformat(), "to_date": (MIDNIGHT - timedelta(days=1)).isoformat()}
+    real.wait_for_dags({"daily", "broken", *TRIGGERED})
+    days = {"from_date": FIRST.isoformat(), "to_date": (LAST - timedelta(days=1)).isoformat()}
     for _ in range(10):
         try:
             real.api(
@@ -201,7 +219,7 @@ def backfill(real: RealAirflow) -> None:
 @pytest.fixture(scope="module")
 def triggered(real: RealAirflow) -> dict[str, str]:
     """One DAG run each, all at once: {dag_id: run_id}."""
-    return {dag_id: real.trigger(dag_id) for dag_id in ("one_name", "names_apart", "places", "changed", "disabled")}
+    return {dag_id: real.trigger(dag_id) for dag_id in TRIGGERED}
 
 
 def ended(real: RealAirflow, dag_id: str, run_id: str) -> dict[int, dict[str, Any]]:
@@ -290,6 +308,14 @@ def test_a_changed_dataset_is_not_exported_in_green(real: RealAirflow, fast: Ado
 
     assert (task["state"], task["try_number"]) == ("failed", 1)
     assert f"dataset_ids is {LEFT}, the DAG says {RIGHT}" in log_of(real, "changed")
+
+
+def test_a_wait_between_reschedules_finds_its_run(real: RealAirflow, fast: Adobe, triggered: dict[str, str]) -> None:
+    run_id = triggered["rescheduled"]
+
+    assert real.wait_for_run("rescheduled", run_id) == "success"
+
+    fast.is_true(result(real, "rescheduled", run_id) | real.xcom("rescheduled", run_id, "wait"), [RIGHT])
 
 
 def test_a_wait_ends_when_somebody_disables_the_dataflow(

@@ -171,19 +171,38 @@ def test_it_waits_for_a_run_that_is_to_come(mode: str, adobe: Adobe) -> None:
     assert (end.state, end.result["run_id"]) == ("success", run_ids[0]), end
 
 
+class StateStore(dict[str, str]):
+    """What Airflow 3.3 keeps for a task instance between two pokes of `mode="reschedule"`."""
+
+    set = dict.__setitem__
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_once_found_is_stayed_with(mode: str, adobe: Adobe) -> None:
     """It is asked for by its ID, so that no other can take its place in a wait that goes on."""
     flow = adobe.dataflow(f"pinned: {mode}")
     run_id = adobe.run(flow, ended=False, seconds=100)
+    about = context(task_state_store=StateStore())
 
     with later(0.8, lambda: adobe.advance(200)):
-        end = ended(sensor, context(), dataflow_id=flow, after=None, **MODES[mode])
+        end = ended(sensor, about, dataflow_id=flow, after=None, **MODES[mode])
 
     assert end.result["run_id"] == run_id
-    by_id = [each for each in adobe.sent if each.path.endswith(run_id) or run_id in str(each.query)]
-    if mode != "reschedule":  # a process of its own for each poll, which asks for the earliest run each time
-        assert by_id
+    asked = [each for each in adobe.sent if "/runs" in each.path]
+    assert "flowId" in str(asked[0].query)
+    assert all(each.path.endswith(run_id) or run_id in str(each.query) for each in asked[1:])
+    assert len(asked) > 1
+
+
+def test_without_airflows_memory_each_poke_finds_the_earliest_run(adobe: Adobe) -> None:
+    """Before 3.3, where nothing lasts between two pokes of `mode="reschedule"`."""
+    flow = adobe.dataflow("forgotten")
+    run_id = adobe.run(flow, ended=False, seconds=100)
+
+    with later(0.8, lambda: adobe.advance(200)):
+        end = ended(sensor, context(), dataflow_id=flow, after=None, mode="reschedule")
+
+    assert end.result["run_id"] == run_id
 
 
 def test_the_result_is_flat_and_tells_the_run(adobe: Adobe) -> None:
