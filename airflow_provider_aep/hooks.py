@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
+from airflow_provider_aep.api.credentials import Hidden
 from airflow_provider_aep.api.errors import AepError, InvalidExport
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["AepHook"]
 
 T = TypeVar("T")
-
-#: Airflow does not mask what is shorter, and says so in the task's log at each attempt.
-SHORTEST_MASKED = 5
 
 
 class AepHook(BaseHook):
@@ -106,6 +104,8 @@ class AepHook(BaseHook):
                 visibility_seconds=conf.getfloat("aep", "visibility_seconds", fallback=10),
             )
         except InvalidExport as error:
+            if error.argument == "sandbox_name" and self.sandbox_name:
+                raise  # it is the hook's own argument, of which the connection knows nothing
             where = f"Airflow connection {self.aep_conn_id!r}: {error.argument}"
             raise InvalidExport(where, error.value, error.rule) from None
 
@@ -152,8 +152,10 @@ class AepHook(BaseHook):
             port=connection.port,
             extra=connection.extra_dejson,
         )
+        # Airflow masks no shorter ones, and writes a warning into the task's log when it is asked to.
+        shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
         for secret in secrets(credential):
-            if len(secret) >= SHORTEST_MASKED:
+            if len(secret) >= shortest:
                 mask_secret(secret)
         return credential
 
@@ -173,7 +175,8 @@ def _text(extra: Mapping[str, Any], name: str, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str):
-        raise InvalidExport(name, value, "must be text")
+        # A secret may have been pasted into the wrong field.
+        raise InvalidExport(name, Hidden(len(str(value))) if name == "org_id" else value, "must be text")
     return value.strip() or default
 
 

@@ -135,7 +135,7 @@ def test_the_texts_to_mask() -> None:
     assert secrets(S3AccessKey(ACCESS_KEY, SECRET_KEY)) == (SECRET_KEY,)
     assert secrets(S3AssumedRole(ROLE)) == ()
     assert secrets(AzureConnectionString(CONNECTION_STRING)) == (CONNECTION_STRING, ACCOUNT_KEY)
-    assert secrets(SftpSshKey("h", "u", SSH_KEY)) == (SSH_KEY, PEM)
+    assert secrets(SftpSshKey("h", "u", SSH_KEY)) == (SSH_KEY, PEM, PEM.splitlines()[1])
 
 
 # From an Airflow connection

@@ -154,7 +154,7 @@ def test_time_limits_come_from_the_connection_else_the_configuration(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"login": None}, r"login \(client ID\) = <hidden, 0 characters>: must be"),
+        ({"login": None}, r"login \(client ID\) = <empty>: must be"),
         (
             {"login": "two words"},
             r"login \(client ID\) = <hidden, 9 characters>: must be printable ASCII",
@@ -163,9 +163,9 @@ def test_time_limits_come_from_the_connection_else_the_configuration(
         ({"password": "planted secret"}, r"password \(client secret\) = '\*\*\*': must be .*without blanks"),
         ({"password": "planted\nsecret"}, r"password \(client secret\) = '\*\*\*'"),
         ({"password": "plant\u00e9d"}, r"password \(client secret\) = '\*\*\*'"),
-        ({"extra": {"org_id": None}}, "org_id = <hidden, 0 characters>: must be 24 hexadecimal digits and @AdobeOrg"),
+        ({"extra": {"org_id": None}}, "org_id = <empty>: must be 24 hexadecimal digits and @AdobeOrg"),
         ({"extra": {"org_id": "0123456789ABCDEF01234567"}}, "org_id = <hidden, 24 characters>: must be 24"),
-        ({"extra": {"org_id": 5}}, "org_id = 5: must be text"),
+        ({"extra": {"org_id": 5}}, "org_id = <hidden, 1 characters>: must be text"),
         ({"extra": {"sandbox_name": "Prod"}}, "sandbox_name = 'Prod': must be .*lower-case"),
         ({"extra": {"sandbox_name": "*"}}, r"sandbox_name = '\*'"),
         ({"extra": {"sandbox_name": ["dev"]}}, r"sandbox_name = \['dev'\]: must be text"),

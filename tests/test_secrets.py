@@ -16,7 +16,15 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
-from airflow_provider_aep.api.destinations import AdlsGen2, AmazonS3, AzureBlob, Destination, GoogleCloudStorage, Sftp
+from airflow_provider_aep.api.destinations import (
+    AdlsGen2,
+    AmazonS3,
+    AzureBlob,
+    Destination,
+    GoogleCloudStorage,
+    Sftp,
+    kind_of,
+)
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
@@ -229,3 +237,24 @@ def test_no_repr_shows_one(adobe: Adobe) -> None:
     ).execute(context())
 
     assert_free_of_secrets(adobe, **texts)
+
+
+@pytest.mark.parametrize(("shortest", "is_asked"), [(5, True), (20, False)])
+def test_airflow_is_asked_to_mask_only_what_is_long_enough(
+    shortest: int, is_asked: bool, adobe: Adobe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would write a warning of a secret that is too short into the log of the task."""
+    from airflow.sdk._shared.secrets_masker import SecretsMasker
+    from airflow.sdk._shared.secrets_masker.secrets_masker import _secrets_masker
+
+    key = f"planted/key+{shortest}"  # Airflow forgets none that it was told before
+    fields = {"conn_type": "wasb", "login": "lake", "extra": {"connection_string": f"AccountName=a;AccountKey={key}"}}
+    monkeypatch.setenv("AIRFLOW_CONN_WASB_EXPORTS", json.dumps(fields))
+    monkeypatch.setenv("AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET", str(shortest))
+    monkeypatch.setattr(_secrets_masker(), "min_length_to_mask", shortest)
+    monkeypatch.setattr(SecretsMasker, "_has_warned_short_secret", False)
+
+    assert AepHook().destination_login("wasb_exports", kind_of(AzureBlob("lake-exports", "secrets")))
+
+    assert "too short" not in caplog.text
+    assert (_secrets_masker().redact(f"with {key}") == "with ***") == is_asked

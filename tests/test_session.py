@@ -589,4 +589,4 @@ def test_retries_are_told_in_the_log_with_their_reason(
     run(LIST)
     (line,) = [record.getMessage() for record in caplog.records if "airflow_provider_aep" in record.name]
     assert "GET /flows: HTTP 429 429050 Too many requests" in line
-    assert "trying again in 5 s (attempt 1)" in line
+    assert "trying again in 5 s (attempt 1 of 6)" in line

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+#: A line of a private key that is worth hiding by itself; a log may show it alone.
+SHORTEST_LINE = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Hidden:
     """Stands for a value that an error must not show."""
@@ -40,7 +44,7 @@ class Hidden:
     length: int
 
     def __repr__(self) -> str:
-        return f"<hidden, {self.length} characters>"
+        return f"<hidden, {self.length} characters>" if self.length else "<empty>"
 
 
 @dataclass(frozen=True)
@@ -215,9 +219,11 @@ def secrets(credential: Credential) -> tuple[str, ...]:
     found = [getattr(credential, member.name) for member in fields(credential) if not member.repr]
     if isinstance(credential, AzureConnectionString):
         parts = (part.partition("=") for part in credential.connection_string.split(";"))
-        found += [value for name, _, value in parts if name.strip().lower() == "accountkey" and value]
+        found += [value.strip() for name, _, value in parts if name.strip().lower() == "accountkey" and value.strip()]
     if isinstance(credential, SftpSshKey):
-        found.append(base64.b64decode(credential.ssh_key).decode(errors="replace"))
+        key = base64.b64decode(credential.ssh_key).decode(errors="replace")
+        # Logs are masked line by line.
+        found += [key, *(line for line in key.splitlines() if len(line) >= SHORTEST_LINE and "-----" not in line)]
     return tuple(found)
 
 

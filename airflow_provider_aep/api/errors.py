@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow_provider_aep.api.entities import FlowRun
+    from airflow_provider_aep.api.entities import FlowRun, RunError
 
 __all__ = [
     "AccessDenied",
@@ -76,7 +76,7 @@ class ReplyError(AepError):
         parts = [f"{self.request}:"]
         if self.status:
             parts.append(f"HTTP {self.status}")
-        if self.code and self.code != str(self.status):
+        if self.code and self.code not in (str(self.status), self.message):
             parts.append(self.code)
         parts.append(self.message or "no message")
         text = " ".join(parts)
@@ -132,6 +132,7 @@ class VersionConflict(RequestRefused):
     """The entity changed between reading and writing it (412)."""
 
     is_final = False
+    advice = "Somebody else changed it at the same time; trying again is safe"
 
 
 class PlatformUnavailable(ReplyError):
@@ -157,7 +158,7 @@ class FlowRunFailed(AepError):
     def __init__(self, run: FlowRun, why: str) -> None:
         self.run = run
         self.why = why
-        problems = "; ".join(f"{problem.code}: {problem.message}" for problem in run.errors) or "Adobe gave no error"
+        problems = "; ".join(filter(None, map(_problem, run.errors))) or "Adobe gave no error"
         super().__init__(
             f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, records read: "
             f"{_told(run.input_records)}, written: {_told(run.output_records)}, failed: {_told(run.failed_records)}): "
@@ -171,6 +172,13 @@ class FlowRunFailed(AepError):
 def _told(number: int | None) -> str:
     """A number of Adobe's, which may not have given it."""
     return "not given" if number is None else str(number)
+
+
+def _problem(problem: RunError) -> str:
+    """Code and message, either of which may be missing or be part of the other."""
+    if problem.code in problem.message:
+        return problem.message
+    return f"{problem.code}: {problem.message}" if problem.message else problem.code
 
 
 # What IMS says, with 400 or 401, of a credential that is wrong. Source: RFC 6749, 5.2; Adobe IMS guide.

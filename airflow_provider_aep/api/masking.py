@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import binascii
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from html.entities import codepoint2name
 from typing import Any
-from urllib.parse import quote, quote_plus
 
-#: A shorter text is no secret worth the name, and would blot out harmless words.
-_SHORTEST = 6
+#: A shorter text is hidden only where it stands alone: within words it would blot out harmless ones.
+_SHORTEST_WITHIN = 6
+#: A line of a key that is worth hiding by itself; the lines around it say only what kind of key it is.
+_SHORTEST_LINE = 16
+# A reply's blanks may have been put together, so one stands for several, in whatever way each is written.
+_BLANKS = r"\s|\+|\\+[nrtfv]"
+_BACKSLASHES = r"(?:\\|%(?:25)*5[cC]|&#0*92;)+"
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """The text with `***` for each secret, as it is and as JSON or a form quotes it."""
-    for secret in secrets:
-        if len(secret) >= _SHORTEST:
-            escaped = json.dumps(secret)[1:-1]
-            for form in (secret, escaped, quote(secret), quote(secret, safe=""), quote_plus(secret)):
-                text = text.replace(form, "***")
+    """The text with `***` for each secret, however often JSON, an address, a form or HTML has quoted it."""
+    for secret in sorted({each.strip() for each in secrets}, key=len, reverse=True):  # the whole before its parts
+        if secret:
+            pattern = "".join(map(_pattern, re.split(r"(\s+|\\+)", secret)))
+            if len(secret) < _SHORTEST_WITHIN:
+                pattern = rf"(?<![0-9A-Za-z]){pattern}(?![0-9A-Za-z])"
+            text = re.sub(pattern, "***", text)
     return text
 
 
+def _pattern(piece: str) -> str:
+    """A pattern for blanks, for backslashes, which are quoted by more of them, or for what is between."""
+    if piece.isspace():
+        return f"(?:{'|'.join([_BLANKS, *map(_form, sorted({*piece, ' '}))])})+"
+    return _BACKSLASHES if piece.startswith("\\") else "".join(map(_form, piece))
+
+
+def _form(sign: str) -> str:
+    """A pattern for a character as it is and as it may be quoted; nobody quotes an ASCII letter or digit."""
+    if sign.isascii() and sign.isalnum():
+        return sign
+    octets = "".join(f"%(?:25)*{octet:02x}" for octet in sign.encode(errors="replace"))
+    raw = sign.encode("utf-16-be", "surrogatepass")
+    units = "".join(rf"\\+u{raw[at]:02x}{raw[at + 1]:02x}" for at in range(0, len(raw), 2))
+    names = [f"#0*{ord(sign)}", f"#x0*{ord(sign):x}", codepoint2name.get(ord(sign))]
+    entity = f"&(?:amp;)*(?:{'|'.join(filter(None, names))});"
+    letter = {"\b": r"|\\+b"}.get(sign, "")
+    return rf"(?:\\*(?:{re.escape(sign)}|(?i:{entity}))|(?i:{octets}|{units}){letter})"
+
+
 def logins_in(body: Any) -> Iterator[str]:
-    """The texts of a login at a storage account, whether the body makes a base connection or patches one."""
+    """The texts of a login at a storage account, whether the body makes a base connection or patches one.
+
+    Of a key in Base64 what it holds, too, and of a connection string each part of it that is a key.
+    """
     if isinstance(body, Mapping):
-        yield from _texts(body.get("auth"))
+        auth = body.get("auth")
+        yield from _texts(auth.get("params") if isinstance(auth, Mapping) else None)
     elif isinstance(body, list):
         for operation in body:
             if str(operation.get("path")).startswith("/auth"):
@@ -33,7 +65,25 @@ def logins_in(body: Any) -> Iterator[str]:
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        for member in value.values():
-            yield from _texts(member)
+        for name, member in value.items():
+            if name != "specName":  # which kind of login it is; Adobe's words about it have to stay readable
+                yield from _texts(member)
     elif isinstance(value, str):
         yield value
+        yield from parts_of(value)
+
+
+def parts_of(secret: str) -> Iterator[str]:
+    """What of a secret could be shown alone: the keys in a connection string, a decoded private key and its lines."""
+    for part in secret.split(";"):
+        name, is_pair, value = part.partition("=")
+        if is_pair and name.strip().lower().endswith(("key", "signature", "password")):
+            yield value.strip()
+    try:
+        decoded = base64.b64decode(secret, validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        decoded = ""
+    for text in (secret, decoded):
+        if "\n" in text.strip():
+            yield text
+            yield from (line for line in text.splitlines() if len(line) >= _SHORTEST_LINE and "-----" not in line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ from airflow_provider_aep.api.errors import (
 from airflow_provider_aep.api.masking import logins_in, without_secrets
 from airflow_provider_aep.api.retry import failure_of, moment, policy
 from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.api.wire import NothingThere, read_problem
+from airflow_provider_aep.api.wire import NothingThere, Problem, read_problem, shortened
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -103,9 +104,10 @@ class _Common:
             if response.status_code < 400:
                 raise UnexpectedReply(str(call), message="a redirection; none is followed with a token", **fields)
             problem = read_problem(response.content, status=response.status_code, request_id=request_id)
-            problem = problem._replace(message=self._without_secrets(problem.message, call, response.request))
+            told = self._without_secrets(problem.message, call, response.request)
+            problem = Problem(shortened(problem.code), shortened(told), shortened(problem.request_id))
             sandbox = self.settings.sandbox_name
-            if is_about_sandbox(problem.code) and sandbox not in problem.message:
+            if is_about_sandbox(problem.code) and not re.search(rf"\b{re.escape(sandbox)}\b", problem.message):
                 problem = problem._replace(message=f"{problem.message} (sandbox {sandbox!r})")
             raise failure_of(call, status=response.status_code, problem=problem, headers=response.headers)
         unreadable = OutcomeUnknown(str(call), message="the reply is cut off or is not JSON", **fields)
@@ -147,7 +149,7 @@ class _Common:
         return int(adobe_ms + (self.clock() - read_at) * 1000)
 
     def _retry_options(self, call: Call[Any]) -> dict[str, Any]:
-        return {**policy(call, self.settings), "before_sleep": _tell}
+        return {**policy(call, self.settings), "before_sleep": functools.partial(_tell, self.settings.attempts)}
 
 
 _TOKEN_CALL: Call[Token] = Call("POST", TOKEN_PATH, repeatable=True)  # stands for the token request in errors
@@ -167,10 +169,10 @@ def _not_masked(error: Exception) -> None:
     log.warning("Airflow could not be told to mask a new token in logs (%s); going on", type(error).__name__)
 
 
-def _tell(state: RetryCallState) -> None:
+def _tell(attempts: int, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     seconds = state.next_action.sleep if state.next_action else 0
-    log.info("%s; trying again in %.0f s (attempt %d)", error, seconds, state.attempt_number)
+    log.info("%s; trying again in %.0f s (attempt %d of %d)", error, seconds, state.attempt_number, attempts)
 
 
 def address(gateway: str, call: Call[Any]) -> str:

@@ -26,7 +26,7 @@ from airflow_provider_aep.api.entities import (
 from airflow_provider_aep.api.errors import UnexpectedReply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 T = TypeVar("T")
@@ -196,7 +196,7 @@ def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
 
 
 def _number(value: Any) -> int | None:
-    return None if value is None else int(value)
+    return None if value in (None, "") else int(value)
 
 
 def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Mapping[str, Any]) -> Iterator[RunError]:
@@ -210,7 +210,7 @@ def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Map
 
 
 class Problem(NamedTuple):
-    """What an error reply says, whichever of Adobe's services wrote it."""
+    """What an error reply says, whichever of Adobe's services wrote it; `shortened` makes it fit into a log."""
 
     code: str
     message: str
@@ -243,7 +243,7 @@ def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
     )
     message = _first(
         raw.get("message"),
-        ": ".join(dict.fromkeys(str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name))),
+        _joined([str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name)]),
         report.get("detailed-message"),
         raw.get("detail"),
         raw.get("title"),
@@ -252,15 +252,26 @@ def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
     return Problem(code, message, _first(report.get("request-id"), request_id))
 
 
+def _joined(texts: Sequence[str]) -> str:
+    """ "what: details", or only the longer of the two where it holds the other."""
+    kept = [each for each in dict.fromkeys(texts) if not any(each in other for other in texts if other != each)]
+    return ": ".join(kept)
+
+
 def _first(*candidates: object) -> str:
-    """The first that says something, on one line and of a length that a log can bear."""
+    """The first that says something, on one line."""
     texts = (" ".join(str(candidate).split()) for candidate in candidates if candidate)
-    return next((text[:_MOST_CHARACTERS] for text in texts if text), "")
+    return next((text for text in texts if text), "")
 
 
 def _plain_text(body: bytes) -> str:
     text = " ".join(body.decode("utf-8", "replace").split())
-    return "no JSON in the reply" if text.startswith(("<", "\ufeff<")) or not text else text[:200]
+    return "no JSON in the reply" if text.startswith(("<", "\ufeff<")) or not text else text
+
+
+def shortened(text: str) -> str:
+    """A length that a log can bear; to be cut only when secrets are out, or the half of one could stay."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
 
 
 def unwrapped(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
