@@ -145,17 +145,19 @@ class AepListDatasetsOperator(AepOperator):
     def work(self, context: Context) -> list[dict[str, str]]:
         from airflow_provider_aep.api.procedures import list_datasets
 
+        sandbox_name = self.hook().settings().sandbox_name
         found = self.perform(
             list_datasets(
                 ids=() if self.dataset_ids is None else dataset_ids(self.dataset_ids),
                 names=texts("names", self.names),
                 pattern=self.name_pattern or "",
+                sandbox_name=sandbox_name,
             )
         )
         self.log.info("%d datasets found", len(found))
         if not found and self.on_empty != "succeed":
-            looked_for = f"name_pattern = {self.name_pattern!r}" if self.name_pattern else "this sandbox"
-            text = f"{looked_for}: no dataset that may be exported (on_empty={self.on_empty!r})"
+            what = f"name_pattern = {self.name_pattern!r}: no matching dataset" if self.name_pattern else "no dataset"
+            text = f"{what} may be exported from sandbox {sandbox_name!r} (on_empty={self.on_empty!r})"
             raise AirflowSkipException(text) if self.on_empty == "skip" else AirflowFailException(text)
         return [
             {"id": each.id, "name": each.name, "description": each.description, "state": each.state} for each in found

@@ -225,7 +225,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             raise
         except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
             timed_out = not isinstance(end, AirflowFailException)
-            message = f"{end} {self._wait.last_seen()}" if timed_out and self._wait else str(end)
+            # One text in all modes; Airflow's own would say how long it has waited, but not for what.
+            message = f"the wait has timed out: {self._wait.last_seen()}" if timed_out and self._wait else str(end)
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(message) from end
             if timed_out:

@@ -32,8 +32,9 @@ SLOT_RUN_TYPES = ("scheduled", "backfill")
 SIGN_OF_LIFE_SECONDS = 3600.0
 WHAT_NEXT = (
     "clearing this task finds the same flow run again; a new one comes with Adobe's next slot (the next DAG run), with "
-    "a later `after`, or for a Once() export under a new `name`; `on_failed` decides what such a run does to the task"
+    "a later `after`, or for a Once() export under a new `name`; `%s` decides what such a run does to the task"
 )
+SAME_VERSION = "worker and triggerer must have the same version of airflow-provider-aep"
 #: Given to Airflow's own time-out on top of the trigger's, which should always be the one that ends the wait.
 BACKSTOP_SECONDS = 300
 
@@ -245,7 +246,7 @@ class RunWait:
             "empty": f"has exported nothing (on_empty={decision!r})",
         }.get(run.outcome, "has ended in a state that this provider does not know")
         failure = FlowRunFailed(run, why)
-        log.info(WHAT_NEXT)
+        log.info(WHAT_NEXT, f"on_{run.outcome}" if run.outcome in self.decisions else "on_failed")
         if decision == "skip":
             raise AirflowSkipException(str(failure)) from failure
         raise AirflowFailException(str(failure)) from failure
@@ -281,7 +282,11 @@ class RunWait:
 def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRun | None) -> str:
     """What was last seen, for whoever is woken by a time-out, and where to look next."""
     if run:
-        return f"flow run {run.id} of dataflow {dataflow_id} was last seen with {run.raw_status or 'no status'!r}"
+        status = f"status {run.raw_status!r}" if run.raw_status else "no status"
+        return (
+            f"flow run {run.id} of dataflow {dataflow_id} was last seen with {status}; clearing the task waits for it "
+            "again, a higher `timeout` waits longer"
+        )
     return (
         f"there is no {run_text(dataflow_id, after_ms, until_ms)}; look in Adobe whether the dataflow is enabled "
         "and its schedule has begun and not ended"
@@ -359,7 +364,7 @@ def read_event(event: Mapping[str, Any] | None) -> FlowRun:
     from airflow_provider_aep.api.entities import FlowRun
 
     if not event or event.get("version") != 1:
-        raise ValueError(f"the trigger's event cannot be read: {event!r}")
+        raise ValueError(f"the trigger's event cannot be read; {SAME_VERSION}: {event!r}")
     try:
         match event["status"]:
             case "ended":
@@ -375,7 +380,7 @@ def read_event(event: Mapping[str, Any] | None) -> FlowRun:
             case other:
                 raise LookupError(f"unknown status {other!r}")
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"the trigger's event cannot be read ({error!r}): {event!r}") from None
+        raise ValueError(f"the trigger's event cannot be read ({error!r}); {SAME_VERSION}: {event!r}") from None
     raise problem
 
 

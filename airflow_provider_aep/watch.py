@@ -41,6 +41,7 @@ Key = tuple[str, "Settings"]  # Airflow connection and all that it says, its sec
 GATHER_SECONDS = 0.5
 #: Refusals in a row that end the waits: one alone may be a gateway's whim.
 MOST_REFUSALS = 3
+REFUSED_TEXT = f"asking again; {MOST_REFUSALS} refusals in a row end the wait"
 #: Waits woken before other tasks of the loop have their turn.
 WAKE_AT_ONCE = 20
 #: Waits looked at before other tasks of the loop have their turn.
@@ -119,7 +120,7 @@ class Watch:
             self._end(PlatformUnavailable("GET /runs", message="the watch was cancelled"))
             raise
         except Exception as error:
-            log.exception("the watch of %s has failed; %d waits end", self._name, len(self.waits))
+            log.exception("the poll for %s has failed, and with it all its waits (%d)", self._name, len(self.waits))
             self._end(error)
 
     def _end(self, error: BaseException) -> None:
@@ -147,7 +148,7 @@ class Watch:
             self._failed(error)
         else:
             if self._failures:
-                log.info("%s answers again; %d waits go on", self._name, len(self.waits))
+                log.info("%s answers again (waits: %d)", self._name, len(self.waits))
                 self._tell_all("Adobe answers again; the wait goes on")
             self._failures = self._refusals = 0
             for wait in self.waits:
@@ -200,8 +201,9 @@ class Watch:
     def _failed(self, trouble: ReplyError) -> None:
         self._failures += 1
         if self._failures == 1:
-            log.warning("%s: %s; %d waits go on and ask again", self._name, trouble, len(self.waits))
-            self._tell_all(f"{trouble}; the wait goes on")
+            log.warning("%s: %s; asking again (waits: %d)", self._name, trouble, len(self.waits))
+            is_outage = isinstance(trouble, PlatformUnavailable)
+            self._tell_all(f"{trouble}; " + ("the wait goes on" if is_outage else REFUSED_TEXT))
         if not isinstance(trouble, PlatformUnavailable):
             self._refusals += 1
             if self._refusals == MOST_REFUSALS:

@@ -121,7 +121,7 @@ def test_anything_else_is_no_destination(other: object) -> None:
         (lambda: AmazonS3("lake", "a b"), "destination.path = 'a b': .*folder_template"),
         (lambda: AmazonS3("lake", "day=1"), "folder_template"),
         (lambda: AmazonS3("lake", "%DATASET_ID%"), "folder_template"),
-        (lambda: AmazonS3("lake", "exports/{ds}"), "Jinja template such as {{ ds }}"),
+        (lambda: AmazonS3("lake", "exports/{ds}"), "use {{ dag_run.run_after | ds }}, or a macro in folder_template"),
         (lambda: AmazonS3("lake", "p\n"), "destination.path"),
         (lambda: AmazonS3("lake", "größe"), "destination.path"),
         (lambda: AmazonS3("lake", None), "must be text for Amazon S3"),  # type: ignore[arg-type]

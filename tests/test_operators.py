@@ -255,9 +255,11 @@ def test_datasets_by_id_name_and_pattern(adobe: Adobe) -> None:
         each.id for each in SEEDED if each.name.startswith(SEEDED[0].name[:5])
     ]
     assert found(name_pattern="nothing like it*", on_empty="succeed") == []
-    with pytest.raises(AirflowFailException, match=r"name_pattern = 'nothing like it\*': no dataset .*on_empty='fail'"):
+    with pytest.raises(
+        AirflowFailException, match=r"name_pattern = 'nothing like it\*': no matching dataset .*on_empty='fail'"
+    ):
         found(name_pattern="nothing like it*")
-    with pytest.raises(AirflowSkipException, match=r"no dataset that may be exported \(on_empty='skip'\)"):
+    with pytest.raises(AirflowSkipException, match=r"dataset may be exported from sandbox 'prod' \(on_empty='skip'\)"):
         found(name_pattern="nothing like it*", on_empty="skip")
     with pytest.raises(AirflowFailException, match=r"names = \['No such'\].*No such is not among"):
         found(names="No such")

@@ -107,7 +107,12 @@ CASES = {
     ),
     "running": Case(_running, "failed", "skipped", "skipped", "flow run .* was last seen with", timeout=1.2),
     "running in an unknown state": Case(
-        _running_in_an_unknown_state, "failed", "skipped", "skipped", "was last seen with 'pondering'", timeout=1.2
+        _running_in_an_unknown_state,
+        "failed",
+        "skipped",
+        "skipped",
+        "was last seen with status 'pondering'",
+        timeout=1.2,
     ),
     "no run yet": Case(
         lambda adobe, flow: {}, "failed", "skipped", "skipped", "no run of dataflow .*enabled", timeout=1.2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -101,7 +102,11 @@ def test_a_time_out_says_what_was_seen_and_where_to_look() -> None:
     text = seen_text("flow-1", 1767225600000, None, None)
     assert "no run of dataflow flow-1 created at or after 2026-01-01T00:00:00+00:00" in text
     assert "whether the dataflow is enabled" in text
-    assert seen_text("flow-1", 0, None, RUN) == "flow run run-1 of dataflow flow-1 was last seen with 'Failed'"
+    assert seen_text("flow-1", 0, None, RUN) == (
+        "flow run run-1 of dataflow flow-1 was last seen with status 'Failed'; clearing the task waits for it again, a "
+        "higher `timeout` waits longer"
+    )
+    assert "with no status;" in seen_text("flow-1", 0, None, replace(RUN, raw_status=""))
 
 
 # What a wait says in its task's log

@@ -528,7 +528,7 @@ def test_an_outage_of_ten_minutes_is_survived_with_one_warning(night: Night, cap
 
     night.run(work())
     assert len(told(caplog, logging.WARNING)) == 1
-    assert "300 waits go on" in told(caplog, logging.WARNING)[0]
+    assert "asking again (waits: 300)" in told(caplog, logging.WARNING)[0]
     assert len(told(caplog, logging.INFO)) == 1
 
 

@@ -53,7 +53,7 @@ SPEC_VERSION = "1.0"
 
 
 class AmazonS3(NamedTuple("AmazonS3", [("bucket", str), ("path", str)])):
-    """A folder of an Amazon S3 bucket: AmazonS3(bucket="lake-exports", path="profiles/{{ ds }}")."""
+    """A folder of an Amazon S3 bucket: AmazonS3(bucket="lake-exports", path="etl/{{ dag_run.run_after | ds }}")."""
 
     __slots__ = ()
 
@@ -310,5 +310,5 @@ def _advice(field: str, value: str) -> str:
     if re.search(r"%[A-Z_]+(\(.*\))?%", value) or "=" in value or re.search(r"\s", value):
         return "; write blanks, = and Adobe's %…% macros into folder_template instead"
     if "{" in value:
-        return "; {…} is not filled in by anyone: use a Jinja template such as {{ ds }}, or folder_template"
+        return "; {…} is not filled in by anyone: use {{ dag_run.run_after | ds }}, or a macro in folder_template"
     return ""

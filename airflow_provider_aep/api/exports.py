@@ -206,7 +206,7 @@ def _claim(wish: ExportWish, found: Found, manner: Manner) -> Procedure[SourceCo
         settle([comparison], manner)
     log.info("another task is setting up export %r (source connection %s); waiting for it", wish.name, source.id)
     yield from _watch(wish, [source.id], manner)
-    log.warning("export %r: who made source connection %s has not gone on; taking over", wish.name, source.id)
+    log.warning("export %r: the task that made source connection %s has not gone on; taking over", wish.name, source.id)
     yield from _take_tickets([each for each in found.sources if not manner.maker.owns(each)])
     raise RaceLost(f"source connection {source.id} was taken from its maker")
 

@@ -53,8 +53,12 @@ def all_items(
         page = yield from calls.next_page(page.next_href)
 
 
-def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern: str = "") -> Procedure[list[Dataset]]:
+def list_datasets(
+    *, ids: Sequence[str] = (), names: Sequence[str] = (), pattern: str = "", sandbox_name: str = ""
+) -> Procedure[list[Dataset]]:
     """Datasets that may be exported: all, or those of the given IDs, names, or name pattern (`*`, `?`, `[…]`).
+
+    `sandbox_name` is for the words of an error only; which sandbox is asked the session decides.
 
     Pages are asked for until Adobe says that there is no next one or, where it does not say, one brings nothing new.
     The next one begins after what came, since a server may give less than `limit`.
@@ -73,13 +77,13 @@ def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern
         start += len(page.items)
     datasets = list(found.values())
     if ids:
-        _demand("dataset_ids", ids, found)
+        _demand("dataset_ids", ids, found, sandbox_name)
         return [found[dataset_id] for dataset_id in dict.fromkeys(ids)]
     if names:
         by_name: dict[str, list[Dataset]] = {}
         for dataset in datasets:
             by_name.setdefault(dataset.name, []).append(dataset)
-        _demand("names", names, by_name)
+        _demand("names", names, by_name, sandbox_name)
         for name in names:
             if len(by_name[name]) > 1:
                 same = ", ".join(dataset.id for dataset in by_name[name])
@@ -88,12 +92,15 @@ def list_datasets(*, ids: Sequence[str] = (), names: Sequence[str] = (), pattern
     return [dataset for dataset in datasets if not pattern or fnmatch.fnmatchcase(dataset.name, pattern)]
 
 
-def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object]) -> None:
+def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object], sandbox_name: str) -> None:
     missing = [each for each in wanted if each not in known]
     if missing:
-        near = sorted({like for each in missing for like in difflib.get_close_matches(each, known, n=3)})
+        folded = {each.casefold(): each for each in known}
+        alike = (difflib.get_close_matches(each.casefold(), folded, n=3) for each in missing)
+        near = sorted({folded[like] for found in alike for like in found})
         rule = (
-            f"{', '.join(missing)} is not among the {len(known)} datasets that may be exported from this sandbox "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not among the {len(known)} datasets that may "
+            f"be exported from {f'sandbox {sandbox_name!r}' if sandbox_name else 'this sandbox'} "
             "(a dataset may be missing because it is not enabled for Profile, or an access label hides it)"
         )
         if near:

@@ -316,7 +316,7 @@ def agreed(
 
 def given_up(reason: RaceLost) -> str:
     """What an error says that ends a set-up which has lost every round."""
-    return f"{RACE_ROUNDS} rounds were begun anew, the last one because {reason}; trying again is safe"
+    return f"gave up after {RACE_ROUNDS} rounds, the last one because {reason}; trying again is safe"
 
 
 def without_rivals(wanted: Wanted, found: list[Any], manner: Manner) -> Procedure[list[Any]]:
