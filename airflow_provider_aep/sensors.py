@@ -221,12 +221,21 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         """Skip on the same ends in all modes: `soft_fail` after a time-out or a bad run, `never_fail` after any."""
         try:
             yield
-        except (AirflowSkipException, AirflowRescheduleException):
+        except AirflowRescheduleException:
+            raise
+        except AirflowSkipException as skip:
+            # Airflow skips by itself on the worker, and then says only that `soft_fail` is set.
+            if isinstance(skip.__cause__, AirflowFailException):
+                raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
+            if str(skip).startswith("Sensor has timed out") and self._wait:
+                raise AirflowSkipException(f"the wait has timed out: {self._wait.last_seen()}") from skip
             raise
         except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
             timed_out = not isinstance(end, AirflowFailException)
             # One text in all modes; Airflow's own would say how long it has waited, but not for what.
             message = f"the wait has timed out: {self._wait.last_seen()}" if timed_out and self._wait else str(end)
+            if isinstance(end, TaskDeferralTimeout):
+                message = f"the wait has timed out, and no triggerer has said so: is one running? ({end})"
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(message) from end
             if timed_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from airflow_provider_aep.hooks import AepHook
 
 log = logging.getLogger(__name__)
+
+# What a template may use of a DAG run's logical date.
+_OF_THE_DATE = re.compile(r"'((ds|ts)(_\w+)?|logical_date|data_interval_(start|end))' is undefined")
 
 
 class InvalidArgument(InvalidExport, AirflowFailException):
@@ -81,10 +85,12 @@ class AepTask:
             except Exception as error:
                 if type(error).__name__ != "UndefinedError":  # Jinja's, which costs milliseconds to import
                     raise
-                rule = (
-                    f"{error}: not every DAG run has it; a manual one may have no logical date. "
-                    "Use {{ dag_run.run_after | ds }}, which each has"
-                )
+                rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
+                if _OF_THE_DATE.search(str(error)):
+                    rule = (
+                        f"{error}: not every DAG run has it; a manual one may have no logical date. "
+                        "Use {{ dag_run.run_after | ds }}, which each has"
+                    )
                 raise InvalidArgument("template", args[0] if args else None, rule) from None
 
     def on_kill(self) -> None:

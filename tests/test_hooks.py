@@ -165,7 +165,7 @@ def test_time_limits_come_from_the_connection_else_the_configuration(
         ({"password": "plant\u00e9d"}, r"password \(client secret\) = '\*\*\*'"),
         ({"extra": {"org_id": None}}, "org_id = <empty>: must be 24 hexadecimal digits and @AdobeOrg"),
         ({"extra": {"org_id": "0123456789ABCDEF01234567"}}, "org_id = <hidden, 24 characters>: must be 24"),
-        ({"extra": {"org_id": 5}}, "org_id = <hidden, 1 characters>: must be text"),
+        ({"extra": {"org_id": 5}}, "org_id = <hidden, 1 character>: must be text"),
         ({"extra": {"sandbox_name": "Prod"}}, "sandbox_name = 'Prod': must be .*lower-case"),
         ({"extra": {"sandbox_name": "*"}}, r"sandbox_name = '\*'"),
         ({"extra": {"sandbox_name": ["dev"]}}, r"sandbox_name = \['dev'\]: must be text"),

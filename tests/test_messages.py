@@ -41,12 +41,12 @@ from airflow_provider_aep.operators import (
 )
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
-from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, events_of, later
+from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, events_of, later
 from tests.canned import answers, ok
 from tests.conftest import Runner, settings_for_tests
 from tests.dag_runs import Finished
 from tests.test_readme import README, table
-from tests.test_sensors import GONE, scheduled
+from tests.test_sensors import GONE, MODES, scheduled, sensor
 
 FAR = Every(days=1, start="2099-01-01T00:00:00Z", end="2100-01-01T00:00:00Z")  # no run of Adobe's own meanwhile
 
@@ -598,6 +598,48 @@ def test_an_outage_takes_retries(stage: Stage) -> None:
         AepListDatasetsOperator(task_id="find")
     finished = stage.run_dag(dag)
     assert (finished.states(), finished.tries()) == ({"find": "success"}, {"find": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "{{ ds_nodash }}",
+            "'ds_nodash' is undefined: not every DAG run has it; a manual one may have no logical date",
+        ),
+        ("{{ data_interval_end | ds }}", "'data_interval_end' is undefined: not every DAG run has it"),
+        (
+            "{{ dss }}",
+            "'dss' is undefined: this DAG run has nothing of that name; is it misspelt, or was it not given?",
+        ),
+        ("{{ conf['day'].x }}", "has no attribute 'day': this DAG run has nothing of that name"),
+    ],
+)
+def test_what_a_template_asked_for_in_vain(text: str, told: str, stage: Stage) -> None:
+    with DAG("in_vain", schedule=None):  # Airflow's DAGs know an undefined name when they meet one
+        task = AepDataflowRunSensor(task_id="wait", dataflow_id=text)
+    said = stage.failure(lambda: task.render_template_fields(context(conf={})))
+    assert said.startswith(f"template = {text!r}: ")
+    assert told in said
+
+
+@pytest.mark.parametrize("outcome", ["failed", "a time-out"])
+def test_a_wait_that_soft_fail_skips_says_why_in_all_modes(outcome: str, stage: Stage) -> None:
+    flow = stage.adobe.dataflow(f"messages: soft {outcome}")
+    if outcome == "failed":
+        stage.adobe.run(flow, "failed")
+    about: dict[str, Any] = {"dataflow_id": flow, "soft_fail": True, "timeout": 20 if outcome == "failed" else 1}
+    told = {mode: ended(sensor, context(), **about, **arguments).message for mode, arguments in MODES.items()}
+    expected = (
+        "flow run .* has failed .*Job abort" if outcome == "failed" else "^the wait has timed out: there is no run"
+    )
+    assert [mode for mode, message in told.items() if not re.search(expected, message)] == [], told
+
+
+def test_a_wait_that_no_triggerer_ended_says_so(stage: Stage) -> None:
+    task = AepDataflowRunSensor(task_id="wait", dataflow_id=GONE, after=None)
+    told = stage.failure(lambda: task.resume_execution("__fail__", {"error": "Trigger timeout"}, context()))
+    assert told.startswith("the wait has timed out, and no triggerer has said so: is one running?")
 
 
 def test_clearing_finds_the_same_run_and_a_later_moment_the_next_one(stage: Stage) -> None:

@@ -70,7 +70,8 @@ def test_adobes_time_is_that_of_one_reply() -> None:
         return elapsed
 
     def now() -> Procedure[int]:
-        return (yield Now())
+        told: int = yield Now()
+        return told
 
     with Session(settings_for_tests(), transport=httpx.MockTransport(respond), clock=clock) as session:
         session.run(LIST)

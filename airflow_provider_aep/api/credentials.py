@@ -44,7 +44,9 @@ class Hidden:
     length: int
 
     def __repr__(self) -> str:
-        return f"<hidden, {self.length} characters>" if self.length else "<empty>"
+        if not self.length:
+            return "<empty>"
+        return f"<hidden, {self.length} character{'' if self.length == 1 else 's'}>"
 
 
 @dataclass(frozen=True)
