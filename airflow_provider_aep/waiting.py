@@ -32,7 +32,7 @@ SLOT_RUN_TYPES = ("scheduled", "backfill")
 SIGN_OF_LIFE_SECONDS = 3600.0
 WHAT_NEXT = (
     "clearing this task finds the same flow run again; a new one comes with Adobe's next slot (the next DAG run), with "
-    "a later `after`, or for a Once() export under a new `name`; `%s` decides what such a run does to the task"
+    "a later `after`, or for a Once() export under a new `name`"
 )
 SAME_VERSION = "worker and triggerer must have the same version of airflow-provider-aep"
 #: Given to Airflow's own time-out on top of the trigger's, which should always be the one that ends the wait.
@@ -244,9 +244,10 @@ class RunWait:
             "failed": "has failed",
             "partial": f"has exported a part only (on_partial={decision!r})",
             "empty": f"has exported nothing (on_empty={decision!r})",
-        }.get(run.outcome, "has ended in a state that this provider does not know")
+        }.get(run.outcome, "has ended in a state that this provider does not know; please report it")
         failure = FlowRunFailed(run, why)
-        log.info(WHAT_NEXT, f"on_{run.outcome}" if run.outcome in self.decisions else "on_failed")
+        choice = f"; `on_{run.outcome}` decides what such a run does" if run.outcome in self.decisions else ""
+        log.info("%s%s", WHAT_NEXT, choice)
         if decision == "skip":
             raise AirflowSkipException(str(failure)) from failure
         raise AirflowFailException(str(failure)) from failure

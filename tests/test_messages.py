@@ -585,10 +585,24 @@ def test_a_failed_run_says_what_was_and_what_to_do_and_takes_no_retry(
     assert f"flow run {run_id} of dataflow {flow} has failed (status 'failed', " in told
     assert "ACTIVATION_BATCH-0000-FAILED: Job aborted" in told
     assert "clearing this task finds the same flow run again; a new one comes with Adobe's next slot" in told
-    assert "`on_failed` decides what such a run does to the task" in told
+    assert "`on_failed` decides what such a run does" in told
     if not figures:
         assert "records read: not given, written: not given, failed: not given" in told
         assert not re.search(r"\b0 (records|bytes|files)", told)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "script", "argument"),
+    [("partial", {}, "on_partial"), ("empty", {}, "on_empty"), ("success", {"status": "pondered"}, "")],
+)
+def test_the_log_names_the_argument_that_decides(
+    outcome: str, script: dict[str, Any], argument: str, stage: Stage
+) -> None:
+    flow = stage.adobe.dataflow(f"messages: decides {outcome}")
+    stage.adobe.run(flow, outcome, **script)
+    told = stage.logged(lambda: stage.failure(lambda: stage.wait(flow, on_empty="fail")))
+    assert "clearing this task finds the same flow run again" in told
+    assert re.findall("`([a-z_]*)` decides what such a run does", told) == ([argument] if argument else [])
 
 
 def test_an_outage_takes_retries(stage: Stage) -> None:
