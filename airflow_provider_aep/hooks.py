@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
@@ -30,8 +31,8 @@ class AepHook(BaseHook):
     """Speaks to the Flow Service with the credential of an Airflow connection of type `aep`.
 
     Connection fields: login (client ID), password (client secret), host (gateway, default https://platform.adobe.io),
-    extra `org_id`, `sandbox_name` (default prod), `scopes`, `ims_host`. The sandbox is the argument, else the
-    connection's, else `prod`, and is sent with every request.
+    port (of the gateway, unless the host names one), extra `org_id`, `sandbox_name` (default prod), `scopes`,
+    `ims_host`. The sandbox is the argument, else the connection's, else `prod`, and is sent with every request.
 
     Nothing is read or sent before `run`, `arun`, `get_conn` or `test_connection`.
     """
@@ -95,7 +96,7 @@ class AepHook(BaseHook):
                 client_secret=(connection.password or "").strip(),
                 org_id=_text(extra, "org_id", ""),
                 sandbox_name=self.sandbox_name or _text(extra, "sandbox_name", "prod"),
-                gateway=_address(connection.host, connection.schema, connection.port) or GATEWAY,
+                gateway=_address(connection.host, connection.schema, connection.port),
                 ims=_text(extra, "ims_host", IMS),
                 scopes=_text(extra, "scopes", SCOPES),
                 connect_seconds=_setting(extra, "connect_timeout", 10),
@@ -192,11 +193,20 @@ def _setting(extra: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _address(host: str | None, schema: str | None, port: int | None) -> str:
-    """The gateway from host, schema and port, as a connection URI splits them."""
-    if not host:
-        return ""
-    address = (host if "://" in host else f"{schema or 'https'}://{host}").strip().rstrip("/")
-    return f"{address}:{port}" if port else address
+    """The gateway from host, schema and port, as a connection URI splits them; a port in the host comes first.
+
+    The scheme's own port is left out, so that waits share a poll whether their connections name it or not.
+    """
+    host = (host or "").strip() or GATEWAY
+    address = (host if "://" in host else f"{schema or 'https'}://{host}").rstrip("/")
+    try:
+        parts = urlsplit(address)
+        # 443 may stand beside an emulator's address with its own: Airflow tests only what has a port stored.
+        whole = parts.netloc if parts.port is not None or not port else f"{parts.netloc}:{port}"
+    except ValueError:  # no address: `Settings` refuses it
+        return address
+    usual = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+    return address.replace(f"//{parts.netloc}", f"//{whole.removesuffix(usual)}", 1)
 
 
 async def _mask_in_loop(token: str) -> None:

@@ -101,6 +101,9 @@ def test_the_whole_connection(connection: Callable[..., None]) -> None:
         ("platform-stage.adobe.io", "https://platform-stage.adobe.io"),
         ("127.0.0.1:8585/http", "http://127.0.0.1:8585"),
         (quote("http://127.0.0.1:8585", safe=""), "http://127.0.0.1:8585"),
+        (quote("http://127.0.0.1:8585", safe="") + ":443", "http://127.0.0.1:8585"),
+        ("platform.adobe.io:443", "https://platform.adobe.io"),
+        (":443", "https://platform.adobe.io"),
     ],
 )
 def test_a_connection_as_a_uri(monkeypatch: pytest.MonkeyPatch, host_part: str, gateway: str) -> None:
@@ -177,7 +180,9 @@ def test_time_limits_come_from_the_connection_else_the_configuration(
         ({"host": "https://platform.adobe.io?a=b"}, r"host \(gateway\)"),
         ({"host": "https://platform adobe.io"}, r"host \(gateway\)"),
         ({"host": "https://[::1"}, r"host \(gateway\)"),
-        ({"host": "https://platform.adobe.io:port"}, r"host \(gateway\)"),
+        ({"host": "https://platform.adobe.io:port", "port": 443}, r"host \(gateway\)"),
+        ({"host": "https://platform.adobe.io:0", "port": 443}, r"host \(gateway\)"),
+        ({"host": "https://platform.adobe.io", "port": 99999}, r"host \(gateway\) = 'https://platform.adobe.io:99999'"),
         ({"host": "https://pl\u00e4tform.adobe.io"}, r"host \(gateway\)"),
         ({"extra": {"read_timeout": 0}}, "read_timeout = 0.0: must be seconds, more than 0"),
         ({"extra": {"read_timeout": "nan"}}, "read_timeout = nan: must be seconds"),
@@ -198,10 +203,43 @@ def test_a_wrong_field_is_named_with_its_value_and_rule(
     assert hook.test_connection() == (False, str(caught.value))
 
 
-@pytest.mark.parametrize("port", [8585, None])
-def test_host_schema_and_port_make_the_gateway(connection: Callable[..., None], port: int | None) -> None:
-    connection(host="127.0.0.1", schema="http", port=port)
-    assert both(AepHook()).gateway == "http://127.0.0.1" + (":8585" if port else "")
+@pytest.mark.parametrize(
+    ("host", "schema", "port", "gateway"),
+    [
+        ("127.0.0.1", "http", 8585, "http://127.0.0.1:8585"),
+        ("127.0.0.1", "http", None, "http://127.0.0.1"),
+        ("http://127.0.0.1", None, 8585, "http://127.0.0.1:8585"),
+        ("[::1]", "http", 8585, "http://[::1]:8585"),
+        ("https://gateway.example.org/aep/", None, 8443, "https://gateway.example.org:8443/aep"),
+        (None, None, 8443, "https://platform.adobe.io:8443"),
+        (" ", "", None, "https://platform.adobe.io"),
+    ],
+)
+def test_host_schema_and_port_make_the_gateway(
+    connection: Callable[..., None], host: str | None, schema: str | None, port: int | None, gateway: str
+) -> None:
+    connection(host=host, schema=schema, port=port)
+    assert both(AepHook()).gateway == gateway
+
+
+@pytest.mark.parametrize(
+    "host", [None, "", "https://platform.adobe.io", "platform.adobe.io", "https://platform.adobe.io:443/"]
+)
+@pytest.mark.parametrize("port", [None, 0, 443])
+def test_the_usual_port_and_0_leave_the_gateway_as_it_is(
+    connection: Callable[..., None], host: str | None, port: int | None
+) -> None:
+    """Airflow's Test needs a stored port; connections with and without one are still the same place."""
+    connection(host=host, port=port)
+    assert both(AepHook()).gateway == "https://platform.adobe.io"
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1:8585", "http://[::1]:8585/"])
+@pytest.mark.parametrize("port", [None, 0, 443, 8585])
+def test_a_port_in_the_host_comes_first(connection: Callable[..., None], host: str, port: int | None) -> None:
+    """Whoever tries the emulator fills in the port that the form asks for."""
+    connection(host=host, port=port)
+    assert both(AepHook()).gateway == host.rstrip("/")
 
 
 def test_blanks_around_pasted_values_are_dropped(connection: Callable[..., None]) -> None:
