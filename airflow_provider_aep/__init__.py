@@ -7,6 +7,8 @@ def get_provider_info() -> dict[str, object]:
     """What Airflow shows and loads of this provider; the form of its connection needs no code since Airflow 3.2."""
     integration = "Adobe Experience Platform"
     package = "airflow_provider_aep"
+    # The form folds what lies in `extra`, so that the headings tell what is required.
+    required, optional = "Organisation (required) and sandbox", "Scopes and IMS address (optional)"
     return {
         "package-name": "airflow-provider-aep",
         "name": integration,
@@ -29,39 +31,43 @@ def get_provider_info() -> dict[str, object]:
                 "hook-name": integration,
                 "conn-fields": {
                     "org_id": {
-                        # Not required for the form, which keeps Save grey for it while its section is folded; it is
+                        # Not required for the form, which would keep Save grey for a field in a folded section; it is
                         # checked when the connection is used or tested.
                         "label": "Organisation ID, required",
                         "description": "24 hexadecimal digits and @AdobeOrg (x-gw-ims-org-id)",
-                        "schema": {"type": ["string", "null"], "pattern": "^[0-9A-Fa-f]{24}@AdobeOrg$"},
+                        "schema": {
+                            "type": ["string", "null"],
+                            "pattern": "^[0-9A-Fa-f]{24}@AdobeOrg$",
+                            "section": required,
+                        },
                     },
                     "sandbox_name": {
                         "label": "Sandbox",
                         "description": "Name of the sandbox; tasks may name another",
-                        "schema": {"type": ["string", "null"], "default": "prod"},
+                        "schema": {"type": ["string", "null"], "default": "prod", "section": required},
                     },
                     "scopes": {
                         "label": "Scopes",
-                        "description": "Only if your credential needs others than the Experience Platform API's",
-                        "schema": {"type": ["string", "null"]},
+                        "description": "Only if your credential needs others; empty: the Experience Platform API's",
+                        "schema": {"type": ["string", "null"], "section": optional},
                     },
                     "ims_host": {
                         "label": "IMS address",
-                        "description": "Only if it is not Adobe's usual one, https://ims-na1.adobelogin.com",
-                        "schema": {"type": ["string", "null"]},
+                        "description": "Only for another region or the emulator; empty: https://ims-na1.adobelogin.com",
+                        "schema": {"type": ["string", "null"], "section": optional},
                     },
                 },
                 "ui-field-behaviour": {
-                    # Airflow 3.3's form sends port 0 where none is stored, and its Test button refuses that as another
-                    # port than the stored one: so the port can be given.
+                    # Airflow 3.3.2 tests with port 0 where none is stored, and refuses that as not the stored one
+                    # (apache/airflow#73298). A provider cannot fill in a standard field, only ask for it.
                     "hidden-fields": ["schema"],
                     "relabeling": {
                         "login": "Client ID (x-api-key), required",
                         "password": "Client secret, required",
                         "host": "Gateway",
-                        "port": "Gateway port (443)",
+                        "port": "Port, required to test",
                     },
-                    "placeholders": {"host": "https://platform.adobe.io", "port": "443"},
+                    "placeholders": {"host": "https://platform.adobe.io", "port": "fill in 443"},
                 },
             }
         ],

@@ -95,6 +95,13 @@ def test_the_defaults_that_the_form_shows_are_those_of_the_code() -> None:
     assert str(defaults["ims"]) in CONNECTION["conn-fields"]["ims_host"]["description"]
 
 
+def test_the_form_asks_for_the_port_and_shows_none_as_a_default() -> None:
+    """Airflow 3.3.2's Test fails where no port is stored; a bare 443 in grey would read as if it were there already."""
+    behaviour = CONNECTION["ui-field-behaviour"]
+    assert behaviour["hidden-fields"] == ["schema"]
+    assert behaviour["placeholders"]["port"] == "fill in 443"
+
+
 @pytest.mark.parametrize(
     ("option", "setting"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,77 @@ def test_airflow_knows_the_provider(real: RealAirflow) -> None:
 
 def test_the_connection_can_be_tested(real: RealAirflow) -> None:
     assert "Connection success!" in real.cli("connections", "test", "aep_default")
+
+
+def press_test(real: RealAirflow, conn_id: str, **fields: Any) -> tuple[int, Any]:
+    """Save a connection, then send what Airflow 3.3.2's list of connections sends for its *Test Connection* button."""
+    adobe = json.loads(real.environment["AIRFLOW_CONN_AEP_DEFAULT"])
+    given = adobe | fields | {"extra": json.dumps(adobe["extra"] | fields.get("extra", {}))}
+    stored = real.api("POST", "/api/v2/connections", connection_id=conn_id, **given)
+    # The secret comes as ***; a field that is not stored goes out as an empty text, the port as 0.
+    texts = ("conn_type", "connection_id", "description", "host", "login", "password", "schema")
+    body = {name: stored[name] or "" for name in texts} | {"extra": stored["extra"], "port": stored["port"] or 0}
+    assert body["password"] == "***"
+    reply = httpx.post(
+        f"http://127.0.0.1:{real.port}/api/v2/connections/test",
+        headers={"Authorization": f"Bearer {real.token}"},
+        json=body,
+        timeout=30,
+    )
+    return reply.status_code, reply.json()
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "fields", "fine", "message"),
+    [
+        ("good", {}, True, "Token, organisation, sandbox 'prod' .* and Flow Service right are in order"),
+        ("wrong_secret", {"password": "p8e-wrong"}, False, "The token request failed: .* HTTP 401 invalid_client .*"),
+        # Whoever leaves the gateway empty gets as far as IMS here, and so past Airflow's own comparison.
+        (
+            "no_gateway",
+            {"password": "p8e-wrong", "host": None},
+            False,
+            "The token request failed: .* invalid_client .*",
+        ),
+        (
+            "wrong_sandbox",
+            {"extra": {"sandbox_name": "nowhere"}},
+            False,
+            r"The sandbox failed: .* HTTP 404 FLOW-2100-404 Sandbox \[nowhere\] not found.*",
+        ),
+    ],
+)
+def test_the_test_button_tells_which_step_failed(
+    conn_id: str, fields: dict[str, Any], fine: bool, message: str, real: RealAirflow
+) -> None:
+    """The port is the one that the form asks for, beside the emulator's own in the gateway's address."""
+    status, told = press_test(real, conn_id, port=443, **fields)
+    assert (status, told["status"]) == (200, fine), told
+    asked = "" if fine else r"\(Adobe request \w+\)"
+    assert re.fullmatch(message + asked, told["message"]), told
+
+
+def test_airflow_itself_refuses_to_test_a_connection_without_a_port(real: RealAirflow) -> None:
+    """Why the form asks for the port. Where this fails, Airflow is mended: hide the port and drop the README's row."""
+    status, told = press_test(real, "no_port")
+    assert status == 400, told
+    assert told["detail"].startswith("The host or port to test differs from the stored connection")
+
+
+def test_the_form_hides_no_field_that_is_needed_and_never_blocks_save(real: RealAirflow) -> None:
+    """As the UI gets it: Save is grey while a field without `null` is empty, also in a section that is folded."""
+    (form,) = [each for each in real.api("GET", "/ui/connections/hook_meta") if each["connection_type"] == "aep"]
+    standard = form["standard_fields"]
+    assert {name: field["title"] for name, field in standard.items() if field and not field["hidden"]} == {
+        "host": "Gateway",
+        "login": "Client ID (x-api-key), required",
+        "password": "Client secret, required",
+        "port": "Port, required to test",
+    }
+    assert [name for name, field in form["extra_fields"].items() if "null" not in field["schema"]["type"]] == []
+    headings = {name: field["schema"]["section"] for name, field in form["extra_fields"].items()}
+    assert "(required)" in headings["org_id"]
+    assert "(optional)" in headings["ims_host"]
 
 
 def test_no_secret_shows_up_anywhere(real: RealAirflow, finished: dict[str, str], adobe: tuple[str, Path]) -> None:
