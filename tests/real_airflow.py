@@ -113,13 +113,17 @@ class RealAirflow:
         return done.stdout
 
     def api(self, method: str, path: str, **body: Any) -> Any:
-        response = httpx.request(
-            method,
-            f"http://127.0.0.1:{self.port}{path}",
-            headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
-            json=body or None,
-            timeout=30,
-        )
+        for _ in range(10):
+            response = httpx.request(
+                method,
+                f"http://127.0.0.1:{self.port}{path}",
+                headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
+                json=body or None,
+                timeout=30,
+            )
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)  # SQLite takes one writer at a time
         response.raise_for_status()
         return response.json() if response.content else None
 
