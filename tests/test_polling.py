@@ -81,6 +81,7 @@ class ModelAdobe:
     by_position: bool = True
     refused: frozenset[str] = frozenset()
     bad_ids: frozenset[str] = frozenset()
+    coded: bool = True  # a refusal says why, as Adobe does and a mock of its OpenAPI does not
     is_endless: bool = False
     runs: dict[str, Run] = field(default_factory=dict)
     by_dataflow: dict[str, list[Run]] = field(default_factory=dict)
@@ -204,16 +205,16 @@ class ModelAdobe:
 
     def _check(self, query: list[tuple[str, str]], order: str) -> None:
         if order and "orderby" in self.refused:
-            raise refusal("FLOW-1432-400")
+            raise refusal("FLOW-1432-400" if self.coded else "400")
         for name, value in query:
             if name != "property":
                 continue
             path = value.replace(">=", "==").partition("==")[0]
             if path in self.refused or (path in ("createdAt", "updatedAt") and "==" in value):
-                raise refusal("FLOW-1448-400")
+                raise refusal("FLOW-1448-400" if self.coded else "400")
             ids = value.partition("==")[2].split(",")
             if "lists" in self.refused and len(ids) > 1:
-                raise refusal("FLOW-1443-400")
+                raise refusal("FLOW-1443-400" if self.coded else "400")
             if self.bad_ids & set(ids):
                 raise refusal("FLOW-1452-400")
 
@@ -411,8 +412,9 @@ MEANS = ["updatedAt", "createdAt", "lists", "orderby"]
     page_size=st.sampled_from([100, 100, 7]),
     late_ms=st.sampled_from([0, MINUTE, OVERLAP_MS]),
     skew_ms=st.sampled_from([0, 20 * DAY, -20 * DAY]),
+    coded=st.booleans(),
 )
-@example(12499, frozenset(), 0.0, True, 100, OVERLAP_MS, 20 * DAY)  # two runs of one moment, one of them mid-poll
+@example(12499, frozenset(), 0.0, True, 100, OVERLAP_MS, 20 * DAY, True)  # two runs of one moment, one of them mid-poll
 def test_each_wait_gets_its_own_run_and_no_other(
     seed: int,
     refused: frozenset[str],
@@ -421,9 +423,12 @@ def test_each_wait_gets_its_own_run_and_no_other(
     page_size: int,
     late_ms: int,
     skew_ms: int,
+    coded: bool,
 ) -> None:
     """Whatever is refused, fails, comes late or moves while pages are read, and however wrong this machine's clock."""
-    adobe = ModelAdobe(refused=refused, by_position=by_position, page_size=page_size, local_skew_ms=skew_ms)
+    adobe = ModelAdobe(
+        refused=refused, by_position=by_position, page_size=page_size, local_skew_ms=skew_ms, coded=coded
+    )
     script = Script(adobe, seed, failing=failing, late_ms=late_ms, dataflows=320)
     for _ in range(6):
         script.events(12)
@@ -564,6 +569,17 @@ def test_one_id_that_adobe_refuses_costs_nobody_else_his_run(scene: Scene) -> No
     assert sum(1 for wait in waits if wait.run) == 99
     assert set() == scene.watched.learned.refused
     assert scene.poll() == 1
+
+
+def test_a_refusal_without_a_code_ends_no_wait(scene: Scene) -> None:
+    """It may come from something in between, and be about something else; three in a row end all waits."""
+    waits = [scene.wait(f"flow-{number}") for number in range(3)]
+    scene.adobe.problem = RequestRefused("GET /runs", status=400, code="400")
+    with pytest.raises(RequestRefused):
+        scene.poll()
+
+    assert not any(wait.error for wait in waits)
+    assert set() == scene.watched.learned.refused
 
 
 def test_two_ids_that_adobe_refuses_are_not_taken_for_a_refusal_of_lists(scene: Scene) -> None:

@@ -172,6 +172,8 @@ def _look_up_part(watched: Watchlist, part: Part) -> Procedure[None]:
         if part.whole or not _refuses_filter(refusal):
             raise
         if len(part) == 1:
+            if _is_without_code(refusal):
+                raise  # perhaps about something else altogether, so that no wait ends by it alone
             watched.fail(part, refusal)
             return
         for half in part.halves():
@@ -282,5 +284,15 @@ def _read_front_again(items: dict[str, Item], question: Call[Page]) -> Procedure
 
 
 def _refuses_filter(error: RequestRefused) -> bool:
+    """Whether a simpler question may be answered: by Adobe's code, or where a 400 or 422 bears none.
+
+    The destinations OpenAPI has `property` as one string, so what is made from it answers two with a bare 422.
+    """
+    if _is_without_code(error):
+        return error.status in (400, 422)
     number = error.code.removeprefix("FLOW-").partition("-")[0]
     return number.isdecimal() and int(number) in _FILTER_CODES
+
+
+def _is_without_code(error: RequestRefused) -> bool:
+    return error.code in ("", str(error.status))
