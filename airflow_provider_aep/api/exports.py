@@ -366,7 +366,7 @@ def _mend_login(found: Found, dataflow: Dataflow, target: TargetConnection, mann
     base = found.base
     if base and base.id == target.base_connection_id:
         # Its maker died before it could confirm it, or is about to.
-        if not is_unconfirmed(base) or (yield from decide(BASE_CONNECTIONS, base, "")):
+        if not is_unconfirmed(base) or (yield from decide(BASE_CONNECTIONS, base, "")) is not False:
             return
     elif manner.if_exists == "fail" or not (yield from is_gone(BASE_CONNECTIONS, target.base_connection_id)):
         return

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Call, Created, Kind, Pause, Procedure
+from airflow_provider_aep.api.calls import Call, Created, Kind, Now, Pause, Procedure
 from airflow_provider_aep.api.entities import Entity
 from airflow_provider_aep.api.errors import (
+    AccessDenied,
     AepError,
     EntityNotFound,
     OutcomeUnknown,
@@ -232,13 +233,16 @@ def agree(
     confirms one, it supersedes every other that it sees; as at least one of two tasks sees both (see `beside`), no two
     are confirmed. This holds whatever the creation times are: they only help all to choose the same one.
 
-    Whoever has not made the chosen one gives its maker `patience_seconds` to confirm it, and then does so itself.
+    Whoever has not made the chosen one gives its maker `patience_seconds` to confirm it, and then does so itself; one
+    that bears an older creation time is not waited for. Haste does no harm: only one of the two PATCHes succeeds.
+    Where Adobe refuses to change descriptions, all choose by creation time, and what others have made stays.
 
     Raises:
         RaceLost: another task has decided otherwise.
         SeveralEntities: others have made several of this name.
     """
     waited = 0.0
+    fixed: set[str] = set()  # what Adobe has refused to supersede
     while True:
         counting = [entity for entity in found if maker.made(entity) or among(entity)]
         live = [entity for entity in counting if not is_superseded(entity)]
@@ -246,13 +250,17 @@ def agree(
         chosen = only(wanted, confirmed) if confirmed else next(iter(live), None)
         if chosen is None:
             return None
-        rivals = [entity for entity in live if is_unconfirmed(entity) and entity.id != chosen.id]
-        yield from _supersede(wanted, filter(maker.owns, rivals))
+        rivals = [
+            entity for entity in live if is_unconfirmed(entity) and entity.id != chosen.id and entity.id not in fixed
+        ]
+        yield from _supersede(wanted, filter(maker.owns, rivals), fixed)
         if confirmed:
             return chosen
+        now_ms: int = yield Now()
+        waited = max(waited, (now_ms - chosen.created_ms) / 1000)
         if maker.owns(chosen) or waited >= patience_seconds:
-            yield from _supersede(wanted, [rival for rival in rivals if not maker.owns(rival)])
-            if not (yield from decide(wanted.kind, chosen, "")):
+            yield from _supersede(wanted, [rival for rival in rivals if not maker.owns(rival)], fixed)
+            if (yield from decide(wanted.kind, chosen, "")) is False:
                 raise RaceLost(f"another task has given up {wanted.kind.title} {chosen.id}")
             return chosen
         pause = 1 + random.random()  # noqa: S311 - nothing depends on its being unpredictable
@@ -261,22 +269,27 @@ def agree(
         found = yield from find(wanted)
 
 
-def _supersede(wanted: Wanted, rivals: Iterable[Any]) -> Procedure[None]:
+def _supersede(wanted: Wanted, rivals: Iterable[Any], fixed: set[str]) -> Procedure[None]:
     for rival in rivals:
-        if not (yield from withdraw(wanted.kind, rival)):
+        is_withdrawn = yield from withdraw(wanted.kind, rival)
+        if is_withdrawn is False:
             raise RaceLost(f"another task has confirmed {wanted.kind.title} {rival.id}")
+        if is_withdrawn is None:
+            fixed.add(rival.id)
 
 
-def withdraw(kind: Kind, entity: Any) -> Procedure[bool]:
-    """Supersede and delete an unconfirmed entity, whoever made it. Returns False if it was confirmed meanwhile."""
-    if not (yield from decide(kind, entity, SUPERSEDED)):
-        return False
-    yield from discard(kind, entity.id)
-    return True
+def withdraw(kind: Kind, entity: Any) -> Procedure[bool | None]:
+    """Supersede and delete an unconfirmed entity, whoever made it; for what is returned see `decide`."""
+    verdict = yield from decide(kind, entity, SUPERSEDED)
+    if verdict:
+        yield from discard(kind, entity.id)
+    return verdict
 
 
-def decide(kind: Kind, entity: Any, verdict: str) -> Procedure[bool]:
+def decide(kind: Kind, entity: Any, verdict: str) -> Procedure[bool | None]:
     """Confirm ("") or supersede an unconfirmed entity. Returns whether that is what it is now, by whomever.
+
+    None where Adobe refuses to change its description, as its OpenAPI documents do: then it stays, and may be used.
 
     Raises:
         VersionConflict: it was changed by others three times in a row.
@@ -297,6 +310,12 @@ def decide(kind: Kind, entity: Any, verdict: str) -> Procedure[bool]:
                 return is_superseded(entity) == (verdict == SUPERSEDED)
             if attempt == CHANGE_ROUNDS:
                 raise
+        except AccessDenied:
+            raise
+        except RequestRefused as refusal:
+            what = "be confirmed" if verdict == "" else "give way to another"
+            log.warning("%s %s cannot %s, so it stays as it is: %s", kind.title, entity.id, what, refusal)
+            return None
         else:
             return True
     raise AssertionError("unreachable")

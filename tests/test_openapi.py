@@ -1,0 +1,449 @@
+"""Whole set-ups and waits against an Adobe made from its OpenAPI documents alone; see `tests/openapi.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.calls import DATAFLOWS, delete_entity, enable_dataflow, get_dataflow, get_run
+from airflow_provider_aep.api.credentials import (
+    AdlsServicePrincipal,
+    AzureConnectionString,
+    GcsHmacKey,
+    SftpPassword,
+    auth,
+)
+from airflow_provider_aep.api.destinations import (
+    AdlsGen2,
+    AzureBlob,
+    DataLandingZone,
+    Destination,
+    GoogleCloudStorage,
+    Sftp,
+    kind_of,
+    target_params,
+)
+from airflow_provider_aep.api.entities import DataflowId
+from airflow_provider_aep.api.errors import AepError, EntityNotFound, RequestRefused
+from airflow_provider_aep.api.polling import poll, read_dataflows
+from airflow_provider_aep.api.procedures import list_datasets, look_for_run
+from airflow_provider_aep.api.schedule import Every, Once
+from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.api.slots import Aim
+from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
+from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
+from tests.conftest import settings_for_tests
+from tests.openapi import AMENDMENTS, DOCUMENTS, KINDS, Amendment, OpenApiAdobe, document, examples, faults
+from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, manner, wish
+
+ALL = [amendment for name in DOCUMENTS for amendment in AMENDMENTS[name]]
+
+
+def run(adobe: OpenApiAdobe, procedure: Any) -> Any:
+    transport = httpx.MockTransport(adobe.respond)
+    with Session(settings_for_tests(), transport=transport, sleep=adobe.sleep, clock=adobe.time) as session:
+        return session.run(procedure)
+
+
+def cost(adobe: OpenApiAdobe, procedure: Any) -> tuple[Any, int]:
+    """The result, and the number of requests without the token's."""
+    before = len(adobe.requests)
+    result = run(adobe, procedure)
+    return result, len(adobe.requests) - before
+
+
+def is_one_export(adobe: OpenApiAdobe, wanted: ExportWish, ids: ExportIds) -> None:
+    """One of each, attached to one another, as wished, and what the task has returned."""
+    (base,), (source,), (target,), (flow,) = (adobe.entities[kind].values() for kind in KINDS)
+    assert ids[:4] == (base["id"], source["id"], target["id"], flow["id"])
+    assert {each["dataSetId"] for each in source["params"]["datasets"]} == set(ids.dataset_ids)
+    assert set(wanted.dataset_ids) == set(ids.dataset_ids)
+    assert target["baseConnectionId"] == base["id"]
+    assert wanted.target_params.items() <= target["params"].items()
+    assert (flow["sourceConnectionIds"], flow["targetConnectionIds"]) == ([source["id"]], [target["id"]])
+    assert flow["state"] == "enabled"
+    assert isinstance(wanted.schedule, Every)
+    assert flow["scheduleParams"]["interval"] == wanted.schedule.hours
+
+
+# The documents
+
+
+def refused_examples(*, amended: bool) -> set[str]:
+    found = set()
+    for name in DOCUMENTS:
+        root = document(name, *(() if amended else AMENDMENTS[name]))
+        found |= {example for example, schema, value in examples(root) if schema and faults(root, schema, value)}
+    return found
+
+
+PLACEHOLDERS = {"Create_S3_Base_Connection", "Amazon_S3_Connection_V2"}  # "<Add secret key>" is no secret
+LEGACY_NAMES = {"Create_SFTP_With_Password_Base_Connection"}  # the old login's names with the new connection spec
+OWN_WORDS = {"Batch_Flow_Run_Success", "Batch_Flow_Run_Failure"}  # "success", and error codes unlike the pattern
+
+
+def test_half_of_adobes_own_examples_are_refused_by_adobes_own_schemas() -> None:
+    """Which is why there are amendments. Those left over need none here: the schema can be obeyed."""
+    known = PLACEHOLDERS | LEGACY_NAMES | OWN_WORDS
+    assert refused_examples(amended=True) == known
+    assert refused_examples(amended=False) == known | {each.example for each in ALL if each.example} | {
+        "Patch_Connection_Add_S3_Auth_Params",
+        "Patch_Connection_Remove_Auth_Params",
+    }
+
+
+@pytest.mark.parametrize(
+    "amendment", [each for each in ALL if each.example], ids=lambda each: "-".join(each.at[0][1:4])
+)
+def test_an_amendment_is_shown_to_be_needed_by_an_example_of_adobes(amendment: Amendment) -> None:
+    (name,) = (name for name in DOCUMENTS if amendment in AMENDMENTS[name])
+
+    def is_refused(root: Any) -> bool:
+        return any(faults(root, schema, value) for of, schema, value in examples(root) if of == amendment.example)
+
+    assert not is_refused(document(name))
+    assert is_refused(document(name, amendment))
+
+
+def test_the_samples_say_where_they_are_from() -> None:
+    for name in DOCUMENTS:
+        source = document(name)["_source"]
+        assert "Apache License 2.0" in source["licence"]
+        assert "AdobeDocs/experience-platform-apis" in source["document"]
+        assert (Path(__file__).parent / "samples" / name).stat().st_size < 100_000
+
+
+def test_this_adobe_knows_nothing_of_the_package() -> None:
+    assert "airflow_provider_aep" not in (Path(__file__).parent / "openapi.py").read_text()
+
+
+BAD: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "in no document": ("GET", "/nothing", {}),
+    "no sandbox": ("GET", "/flows", {"headers": {"x-sandbox-name": ""}}),
+    "a header of ours": ("GET", "/flows", {"headers": {"x-mine": "1"}}),
+    "an unknown parameter": ("GET", "/flows", {"params": {"fields": "id"}}),
+    "a parameter twice": ("GET", "/flows", {"params": [("property", "name==a"), ("property", "name==b")]}),
+    "a limit that is too high": ("GET", "/flows", {"params": {"limit": "101"}}),
+    "a limit that is no number": ("GET", "/flows", {"params": {"limit": "many"}}),
+    "a needed parameter is missing": ("GET", "/connectionSpecs/x/configs", {"params": {"outputType": "x"}}),
+    "no body": ("POST", "/flows", {}),
+    "a body where none belongs": ("GET", "/flows", {"json": {}}),
+    "no version": ("POST", "/sourceConnections", {"json": {"name": "a", "connectionSpec": {"id": "x"}}}),
+    "no etag": ("PATCH", "/connections/1", {"json": []}),
+    "no operation of RFC 6902": ("PATCH", "/flows/1", {"json": [{"op": "move"}], "headers": {"if-match": '"1"'}}),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_the_documents_do_not_allow_is_refused(what: str) -> None:
+    adobe = OpenApiAdobe()
+    verb, path, given = BAD[what]
+    names = ("authorization", "x-api-key", "x-gw-ims-org-id", "x-sandbox-name")
+    headers = {**dict.fromkeys(names, "x"), **({"content-type": "application/json"} if verb != "GET" else {})}
+    headers = {name: value for name, value in {**headers, **given.pop("headers", {})}.items() if value}
+    with httpx.Client(transport=httpx.MockTransport(adobe.respond)) as http:
+        reply = http.request(verb, f"http://adobe/data/foundation/flowservice{path}", headers=headers, **given)
+    assert reply.status_code in (400, 404, 422)
+    assert len(adobe.violations) == 1, reply.text
+
+
+# Set-ups
+
+
+class Step(NamedTuple):
+    what: str
+    wanted: ExportWish
+    if_exists: Any
+    requests: dict[str, int]  # by way
+
+
+HALF_DAYS = Every(hours=12, start=BEGINS_ON, end=ENDS_ON)
+BOTH = tuple(DATASETS[:2])
+JSON = target_params(S3, file_type="JSON", compression="GZIP")
+STORY = [
+    Step("first", wish(), "reuse", {"whole": 11, "steps": 18}),
+    Step("unchanged", wish(), "reuse", {"whole": 4, "steps": 5}),
+    Step("credentials sent anew", wish(), "update", {"whole": 6, "steps": 7}),
+    Step("schedule", wish(schedule=HALF_DAYS), "update", {"whole": 8, "steps": 9}),
+    Step("datasets", wish(schedule=HALF_DAYS, dataset_ids=BOTH), "update", {"whole": 16, "steps": 15}),
+    Step("format", wish(schedule=HALF_DAYS, dataset_ids=BOTH, target_params=JSON), "update", {"whole": 8, "steps": 9}),
+]
+
+
+LISTS: dict[str, Any] = {"as asked": {}, "unfiltered": {"filters": False}, "unsorted": {"sorts": False}}
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_whole_set_up_and_each_change_of_it(way: str, lists: str) -> None:
+    """Whether or not `property` filters and `orderby` sorts: names, specs and times are compared here."""
+    adobe = OpenApiAdobe(**LISTS[lists])
+    told = {}
+    for number, step in enumerate(STORY):
+        how = manner(f"dag.export, run {number}", if_exists=step.if_exists)
+        ids, told[step.what] = cost(adobe, WAYS[way](step.wanted, how))
+        is_one_export(adobe, step.wanted, ids)
+        adobe.sleep(3600)
+    assert adobe.violations == []
+    assert told == {step.what: step.requests[way] for step in STORY}
+
+
+LOGINS: dict[Destination, Any] = {
+    AzureBlob("container", "path"): AzureConnectionString(
+        "DefaultEndpointsProtocol=https;AccountName=account;AccountKey=a2V5;EndpointSuffix=core.windows.net"
+    ),
+    AdlsGen2("path"): AdlsServicePrincipal("abfss://c@account.dfs.core.windows.net", "tenant", "principal", "key"),
+    DataLandingZone("path"): None,
+    GoogleCloudStorage("bucket", "path"): GcsHmacKey("GOOG" + "A" * 57, "a" * 40),
+    Sftp("/path"): SftpPassword("sftp.example.org", "user", "password"),
+}
+
+
+def to(place: Destination) -> ExportWish:
+    kind, login = kind_of(place), LOGINS[place]
+    params = target_params(place, file_type="PARQUET", compression="GZIP")
+    return wish(kind=kind, target_params=params, base=BaseWish("login", kind, auth(login) if login else None))
+
+
+@pytest.mark.parametrize("place", LOGINS, ids=lambda place: type(place).__name__)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_other_kind_of_storage(way: str, place: Destination) -> None:
+    adobe = OpenApiAdobe()
+    for if_exists in ("reuse", "reuse", "update"):
+        ids = run(adobe, WAYS[way](to(place), manner(if_exists=if_exists)))
+        is_one_export(adobe, to(place), ids)
+    assert adobe.violations == []
+
+
+def test_an_export_once() -> None:
+    adobe = OpenApiAdobe()
+    ids = run(adobe, WAYS["whole"](wish(schedule=Once(end=ENDS_ON)), manner()))
+    assert run(adobe, WAYS["whole"](wish(schedule=Once(end=ENDS_ON)), manner())) == ids
+    assert adobe.violations == []
+    assert len(adobe.entities["flows"]) == 1
+
+
+def everything(adobe: OpenApiAdobe) -> None:
+    """Each set-up above, and a dataflow that is enabled again."""
+    for step in STORY:
+        run(adobe, WAYS["whole"](step.wanted, manner(if_exists=step.if_exists)))
+    for flow in adobe.entities["flows"].values():
+        run(adobe, enable_dataflow(DataflowId(flow["id"])))
+    run(adobe, WAYS["whole"](wish("once", schedule=Once(end=ENDS_ON)), manner()))
+    for place in LOGINS:
+        run(adobe, WAYS["whole"](to(place)._replace(name=type(place).__name__), manner()))
+
+
+def test_everything_conforms() -> None:
+    adobe = OpenApiAdobe()
+    everything(adobe)
+    assert adobe.violations == []
+
+
+@pytest.mark.parametrize("amendment", ALL, ids=lambda each: "-".join(each.at[0][1:4]))
+def test_no_amendment_is_idle(amendment: Amendment) -> None:
+    """Without it a request of ours, or a reply made of Adobe's own example, would be refused."""
+    adobe = OpenApiAdobe(left_out=(amendment,))
+    try:
+        everything(adobe)
+    except AssertionError:  # of the mock: a reply
+        return
+    except AepError:
+        pass
+    assert adobe.violations
+
+
+CHANGES = tuple(each for each in ALL if "patch" in each.at[0] or any("Patch" in step for step in each.at[0]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_adobe_takes_no_change_of_a_description(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its documents, word for word, do not: nothing is confirmed then, and the set-up goes on."""
+    adobe = OpenApiAdobe(left_out=CHANGES)
+    ids, first = cost(adobe, WAYS[way](wish(), manner()))
+    is_one_export(adobe, wish(), ids)
+    adobe.sleep(3600)
+    caplog.clear()
+    again, then = cost(adobe, WAYS[way](wish(), manner("dag.export, run 2")))
+    assert again == ids
+    is_one_export(adobe, wish(), ids)
+    assert "cannot be confirmed, so it stays as it is" in caplog.text
+    other, _ = cost(adobe, WAYS[way](wish("another"), manner("dag.another, run 1")))
+    assert other.base_connection_id == ids.base_connection_id
+    assert {kind: len(adobe.entities[kind]) for kind in KINDS} == {"connections": 1, **dict.fromkeys(KINDS[1:], 2)}
+    assert all(each.startswith("PATCH ") for each in adobe.violations)
+    assert (first, then) == {"whole": (11, 5), "steps": (18, 9)}[way]
+
+
+# Datasets and waits
+
+
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 2), (100, 2), (250, 4)])
+def test_datasets_are_listed(count: int, requests: int) -> None:
+    """The document's example tells of no next page, so that one more has to be asked for."""
+    adobe = OpenApiAdobe()
+    ids = adobe.give_datasets(count)
+    found, asked = cost(adobe, list_datasets())
+    assert [each.id for each in found] == ids
+    assert asked == requests
+    assert adobe.violations == []
+
+
+@pytest.mark.parametrize("lists", LISTS)
+def test_a_look_of_the_sensor(lists: str) -> None:
+    """Until the run is there, while it is under way, and after its end; others and earlier ones do not count."""
+    adobe = OpenApiAdobe(**LISTS[lists])
+    ids = run(adobe, WAYS["whole"](wish(), manner()))
+    began = int(adobe.now * 1000)
+    adobe.run_of(ids.dataflow_id, created=adobe.now - 3600)
+    adobe.run_of("another")
+
+    def look() -> tuple[Any, int]:
+        return cost(adobe, look_for_run(ids.dataflow_id, lambda _flow: Aim(began), lag_ms=10_000))
+
+    sight, requests = look()
+    assert (sight.run, sight.ending, requests) == (None, None, 2)
+    made = adobe.run_of(ids.dataflow_id, status="Processing")
+    sight, requests = look()
+    assert (sight.run.id, sight.run.has_ended, requests) == (made["id"], False, 2)
+    adobe.finish(made)
+    assert look()[0].run.has_ended
+    by_id, requests = cost(adobe, get_run(made["id"]))
+    assert (by_id.id, by_id.has_ended, requests) == (made["id"], True, 1)
+    assert adobe.violations == []
+
+
+TWICE = "property is given 2 times; it is one string"
+
+
+class Most(NamedTuple):
+    """Requests at the most: of the first two polls, of one where nothing changes, of one that sees every run end."""
+
+    learning: int
+    quiet: int
+    ending: int
+
+
+# What is refused beside the second `property`, which is refused by the document itself -> requests by number of waits.
+# Up to six questions are on their way at once, so that a refusal may be learned of six times.
+POLLS: dict[str, dict[int, Most]] = {
+    "": {1: Most(4, 1, 1), 3: Most(4, 1, 1), 250: Most(20, 2, 3)},
+    "comparisons": {1: Most(4, 1, 1), 3: Most(4, 1, 1), 250: Most(25, 3, 3)},
+    "lists": {1: Most(4, 1, 1), 3: Most(16, 2, 2), 250: Most(150, 2, 3)},
+    "orderby": {1: Most(5, 1, 1), 3: Most(5, 1, 1), 250: Most(40, 2, 3)},
+    "comparisons lists orderby": {1: Most(5, 1, 1), 3: Most(18, 3, 3), 250: Most(150, 4, 4)},
+}
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("count", [1, 3, 250])
+@pytest.mark.parametrize("refuses", POLLS, ids=lambda refuses: refuses or "nothing")
+def test_polls_come_through_by_simpler_questions(refuses: str, count: int, lists: str) -> None:
+    adobe = OpenApiAdobe(refuses=frozenset(refuses.split()), **LISTS[lists])
+    began = int(adobe.now * 1000)
+    watched = Watchlist(Learned(), lambda _wait: None)
+    waits = [Awaited(DataflowId(f"{number:08d}-0000"), began) for number in range(count)]
+    for each in waits:
+        watched.add(each)
+        adobe.run_of(each.dataflow_id, created=adobe.now - 3600)
+    transport = httpx.MockTransport(adobe.respond)
+    with Session(settings_for_tests(), transport=transport, sleep=adobe.sleep, clock=adobe.time) as session:
+
+        def polled(times: int = 1) -> int:
+            before = len(adobe.requests)
+            for _ in range(times):
+                adobe.sleep(60)
+                session.run(poll(watched))
+            return len(adobe.requests) - before
+
+        learning = polled(2)
+        runs = [adobe.run_of(each.dataflow_id, status="Processing") for each in waits]
+        polled()
+        assert [each.run.id if each.run else None for each in waits] == [run["id"] for run in runs]
+        polled(15)
+        quiet = polled()
+        for made in runs:
+            adobe.finish(made)
+        ending = polled()
+    assert all(each.run and each.run.has_ended and not each.error for each in waits)
+    assert any(TWICE in each for each in adobe.violations)
+    assert all(each.startswith("GET /runs: ") for each in adobe.violations)
+    most = POLLS[refuses][count]
+    # A list that is not as asked for is read to its end.
+    pages = len(adobe.entities["runs"]) // 100 if LISTS[lists] else 0
+    assert learning <= most.learning + 6 * pages
+    assert quiet <= (most.quiet + 1) * (1 + pages)
+    assert ending <= most.ending * (1 + pages)
+
+
+@pytest.mark.parametrize("refuses", [frozenset[str](), frozenset({"lists"})], ids=["nothing", "lists"])
+def test_dataflows_of_waits_are_looked_at(refuses: frozenset[str]) -> None:
+    """A hundred by one question, or one by its ID where lists are refused."""
+    adobe = OpenApiAdobe(refuses=refuses)
+    flows = [run(adobe, WAYS["whole"](wish(f"export {number}"), manner(f"dag.{number}, run 1"))) for number in range(3)]
+    learned = Learned()
+    ids = [each.dataflow_id for each in flows]
+    if refuses:
+        with pytest.raises(RequestRefused, match="one value only"):
+            run(adobe, read_dataflows(ids, learned))
+        assert learned.refused == {"flow lists"}
+        ids = ids[:1]
+    assert set(run(adobe, read_dataflows(ids, learned))) == set(ids)
+    assert run(adobe, read_dataflows(["gone"], learned)) == {}
+
+
+# Over a socket
+
+
+@contextmanager
+def served(adobe: OpenApiAdobe) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            url = f"http://{self.headers['Host']}{self.path}"
+            reply = adobe.respond(httpx.Request(self.command, url, headers=self.headers.items(), content=body))
+            self.send_response_only(reply.status_code)
+            for name, value in {**reply.headers, "content-length": str(len(reply.content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.content)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 - http.server calls them so
+
+        def log_message(self, *args: Any) -> None:
+            """Not a word."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_set_up_over_a_socket() -> None:
+    """What httpx itself puts on the line conforms as well."""
+    adobe = OpenApiAdobe()
+    forget_tokens()
+    with served(adobe) as url, Session(settings_for_tests(gateway=url, ims=url), sleep=adobe.sleep) as session:
+        ids = session.run(WAYS["whole"](wish(), manner()))
+        assert session.run(WAYS["whole"](wish(), manner())) == ids
+        other = wish(dataset_ids=BOTH, target_params=JSON)
+        ids = session.run(WAYS["whole"](other, manner(if_exists="update")))
+        is_one_export(adobe, other, ids)
+        session.run(delete_entity(DATAFLOWS, ids.dataflow_id))
+        with pytest.raises(EntityNotFound):
+            session.run(get_dataflow(ids.dataflow_id))
+    assert adobe.violations == []
