@@ -462,6 +462,25 @@ def test_what_no_date_tells_is_found_by_the_rotation(seed: int, refused: frozens
     script.poll(quiet=True)
 
 
+@pytest.mark.parametrize(("refused", "others", "turns"), [({"lists"}, 30, 31), (set(), 300, 5)])
+def test_the_rotation_comes_to_each_wait_of_a_dataflow(refused: set[str], others: int, turns: int) -> None:
+    """However differently far back they look: nothing but the rotation tells of a run that Adobe shows hours late."""
+    adobe = ModelAdobe(refused=frozenset(refused))
+    scene = Scene(adobe)
+    shared = [scene.wait("shared", since_ms=START_MS - days * DAY) for days in (2, 30)]
+    for number in range(others):
+        scene.wait(f"flow-{number:04d}", since_ms=START_MS)
+    scene.poll()
+    runs = [
+        adobe.create("shared", created_ms=START_MS - days * DAY, late_ms=days * DAY + 60 * MINUTE) for days in (1, 10)
+    ]
+    adobe.now_ms += 60 * MINUTE
+    for _ in range(turns):
+        adobe.now_ms += MINUTE
+        scene.poll()
+    assert [wait.run_id for wait in shared] == [run.id for run in runs]
+
+
 # -- what it costs --------------------------------------------------------------------------------------------------
 
 

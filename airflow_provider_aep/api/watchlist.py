@@ -258,23 +258,23 @@ def parts_of(awaited: Iterable[Awaited], learned: Learned, now_ms: int) -> list[
     """Questions of a hundred IDs each.
 
     Waits for a dataflow's run share one only with others that look about as far back, so that one that looks back for
-    a year does not make Adobe list the history of all.
+    a year does not make Adobe list the history of all. Those of one dataflow are asked for together, as far back as the
+    oldest of them looks: a rotation over dataflows would never come to the others.
     """
     runs: dict[str, list[Awaited]] = {}
-    ages: dict[int, dict[str, list[Awaited]]] = {}
+    dataflows: dict[str, list[Awaited]] = {}
     for each in awaited:
         if each.run_id:
             runs.setdefault(each.run_id, []).append(each)
         else:
-            age = (max(0, now_ms - each.since_ms) // _DAY_MS).bit_length()
-            ages.setdefault(age, {}).setdefault(each.dataflow_id, []).append(each)
+            dataflows.setdefault(each.dataflow_id, []).append(each)
     singly = "lists" in learned.refused
-    if singly and len(runs) + sum(map(len, ages.values())) > _MOST_SINGLY:
-        dataflows: dict[str, list[Awaited]] = {}
-        for group in ages.values():
-            for key, waiting in group.items():
-                dataflows.setdefault(key, []).extend(waiting)
+    if singly and len(runs) + len(dataflows) > _MOST_SINGLY:
         return [Part(runs, dataflows, whole=True)]
+    ages: dict[int, dict[str, list[Awaited]]] = {}
+    for key, waiting in dataflows.items():
+        age_ms = max(0, now_ms - min(each.since_ms for each in waiting))
+        ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = waiting
     most = 1 if singly else PART
     return [
         *(Part(runs=chunk) for chunk in _chunks(runs, most)),
