@@ -403,3 +403,16 @@ def test_without_adobes_date_this_machines_time_counts(scene: Scene, dated: bool
     aim = Aim(ends - 1, ends)
     sight = scene.perform(look_for_run(DataflowId(scene.flow["id"]), lambda _flow: aim, lag_ms=LAG_MS))
     assert bool(sight.ending) is is_over
+
+
+def test_default_folders_that_adobe_spells_in_its_own_way() -> None:
+    """The second DAG run is refused, and tells what to put into the DAG."""
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    spelt = "%DESTINATION%/%DATASET_NAME%"
+    adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = spelt
+
+    with pytest.raises(EntityExists, match=rf"foldernameTemplate is {spelt}, the DAG says none"):
+        adobe.task(wish(), name="dag.export, run 2")
+
+    assert adobe.task(wish(folder_template=spelt), name="dag.export, run 3") == ids
