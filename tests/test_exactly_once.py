@@ -141,8 +141,8 @@ def is_quiet_now(adobe: Adobe, wanted: ExportWish, way: str) -> None:
     vars(adobe).pop("respond", None)  # nor does anybody die any more
     adobe.platform.requests.clear()
     adobe.is_one_export(wanted, adobe.task(wanted, way=WAYS[way], name="dag.export, run 9"))
-    # A step that is given a login by its ID also asks whether it is still there.
-    given = ["GET /connections/*"] if way == "steps" else []
+    # A step that is given a login or a target connection by its ID also asks whether it is there, and what for.
+    given = ["GET /connections/*", "GET /targetConnections/*"] if way == "steps" else []
     assert sorted(map(general, adobe.requests())) == sorted([*(f"GET /{kind}" for kind in KINDS), *given])
 
 

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
 from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, InvalidExport
 from airflow_provider_aep.api.once import MARK
-from airflow_provider_aep.api.steps import ensure_base_connection, ensure_target_connection
+from airflow_provider_aep.api.steps import ensure_base_connection, ensure_dataflow, ensure_target_connection
 from airflow_provider_aep.api.wishes import BaseWish, ExportIds
 from tests.setups import DATASETS, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
 from tests.test_races import Task, race
@@ -358,9 +358,21 @@ def test_a_login_for_another_kind_of_storage_is_refused() -> None:
     adobe = Adobe()
     base = adobe.run(ensure_base_connection(base_wish(), manner()))
     adobe.the("connections")["connectionSpec"]["id"] = "6d6b59bf-fb58-4107-9064-4d246c0e5bb2"
-    with pytest.raises(InvalidExport, match="is no login for Amazon S3"):
+    with pytest.raises(InvalidExport, match="is 'airflow s3', which is not for Amazon S3"):
         adobe.task(wish(base=None, base_connection_id=base))
     assert adobe.made()["sourceConnections"] == 0
+
+
+def test_a_target_connection_for_another_kind_of_storage_is_refused() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    adobe.the("targetConnections")["connectionSpec"]["id"] = "6d6b59bf-fb58-4107-9064-4d246c0e5bb2"
+    other = wish("other").dataflow(ids.source_connection_id, ids.target_connection_id)
+    with pytest.raises(InvalidExport, match=r"target_connection_id = .* is 'dag.export', which is not for Amazon S3"):
+        adobe.run(ensure_dataflow(other, manner()))
+    with pytest.raises(EntityNotFound, match=MISSING):
+        adobe.run(ensure_dataflow(wish("other").dataflow(ids.source_connection_id, MISSING), manner()))
+    assert adobe.made()["flows"] == 1
 
 
 def test_a_set_up_that_loses_every_round_pauses_and_says_why() -> None:

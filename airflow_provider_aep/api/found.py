@@ -26,7 +26,7 @@ from airflow_provider_aep.api.entities import (
 )
 from airflow_provider_aep.api.errors import EntityExists, EntityNotFound
 from airflow_provider_aep.api.once import RaceLost, delete, is_marked, is_superseded, is_unconfirmed, look_for, only
-from airflow_provider_aep.api.steps import check_login_fits, flows_of, without_rivals
+from airflow_provider_aep.api.steps import check_kind, flows_of, without_rivals
 from airflow_provider_aep.api.wishes import ExportWish, Manner, adobe_now
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def look(wish: ExportWish, manner: Manner) -> Procedure[Found]:
         iter(calls.get_entity(BASE_CONNECTIONS, wish.base_connection_id)) if wish.base_connection_id else None,
     )
     if given:
-        check_login_fits(given, wish.kind)
+        check_kind("base_connection_id", given, wish.kind)
     flows = yield from without_rivals(flow, flows, manner)
     dataflow = only(flow, flows)
     if dataflow is None and sources:

@@ -110,7 +110,8 @@ def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[Targ
         EntityExists: it belongs to another base connection, which Adobe cannot change; or `if_exists="fail"`.
         SeveralEntities: others have made several of this name.
     """
-    check_login_fits((yield from calls.get_entity(BASE_CONNECTIONS, wish.base_connection_id)), wish.kind)
+    base = yield from calls.get_entity(BASE_CONNECTIONS, wish.base_connection_id)
+    check_kind("base_connection_id", base, wish.kind)
     there = yield from find_or_make(wish.wanted(), manner)
     found: TargetConnection | None = there.entity
     if found and (manner.if_exists == "fail" or found.base_connection_id == wish.base_connection_id):
@@ -124,15 +125,15 @@ def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[Targ
     return TargetConnectionId(there.id)
 
 
-def check_login_fits(base: BaseConnection, kind: Kind) -> None:
-    """Refuse a base connection, given by its ID, that is for another kind of storage.
+def check_kind(argument: str, given: BaseConnection | TargetConnection, kind: Kind) -> None:
+    """Refuse a base or target connection, given by its ID, that is for another kind of storage.
 
     Raises:
         InvalidExport: it is.
     """
-    if base.spec_id != kind.connection_spec:
-        rule = f"is {base.name!r}, which is no login for {kind.name} (its connection spec is {base.spec_id!r})"
-        raise InvalidExport("base_connection_id", base.id, rule)
+    if given.spec_id != kind.connection_spec:
+        rule = f"is {given.name!r}, which is not for {kind.name} (its connection spec is {given.spec_id!r})"
+        raise InvalidExport(argument, given.id, rule)
 
 
 def update_target(wish: TargetWish, found: TargetConnection, manner: Manner) -> Procedure[None]:
@@ -168,9 +169,12 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
     Two tasks that make it at once look for each other's afterwards, and the younger one is removed.
 
     Raises:
+        EntityNotFound: Adobe knows no such target connection; nothing is made.
+        InvalidExport: the target connection is for another kind of storage.
         EntityExists: it writes to another target connection, which Adobe cannot change; or `if_exists="fail"`.
         SeveralEntities: others have made several of this name.
     """
+    check_kind("target_connection_id", (yield from calls.get_target_connection(wish.target_connection_id)), wish.kind)
     now = yield from adobe_now()
     there = yield from find_or_make(wish.wanted(now), manner, elsewhere=lambda: _renamed(wish))
     if there.entity and manner.if_exists != "fail" and is_marked(there.entity):
