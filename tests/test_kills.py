@@ -168,8 +168,8 @@ def set_up_at_the_same_moments(url: str, sandboxes: list[str], number: int, star
 
 
 def test_four_processes_whose_exports_share_a_new_login(tmp_path: Path) -> None:
-    """Each export rests on one login, which is there; a round in each of six sandboxes."""
-    sandboxes = [f"round-{number}" for number in range(6)]
+    """Each export rests on one login, which is there; a round in each of four sandboxes."""
+    sandboxes = [f"round-{number}" for number in range(4)]
     with served_emulator(tmp_path, "--sandboxes", ",".join(sandboxes)) as url:
         starts = _processes.Barrier(4)
         workers = [worker(set_up_at_the_same_moments, url, sandboxes, number, starts) for number in range(4)]

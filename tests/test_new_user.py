@@ -37,6 +37,7 @@ from airflow_provider_aep.sensors import AepDataflowRunSensor
 FIRST = pendulum.parse("{FIRST.isoformat()}")
 LEFT, RIGHT = "{LEFT}", "{RIGHT}"
 EACH_DAY = CronTriggerTimetable("0 {LAST.hour} * * *", timezone="UTC")
+# Airflow's scheduler may take a wait that goes on after a few seconds for one that has died, and then retries it.
 PATIENT = dict(poke_interval=2, retries=2, retry_delay=1)
 AT_ONCE = dict(aep_conn_id="aep_fast", destination_conn_id="aws_exports", **PATIENT)
 WAITING = dict(wait_for_completion=True, deferrable=True, **AT_ONCE)
@@ -57,7 +58,7 @@ with DAG("daily", schedule=EACH_DAY, start_date=FIRST, catchup=False, max_active
         dataflow_id=set_up.output["dataflow_id"],
         deferrable=True,
         end_in_triggerer=True,
-        poke_interval=2,
+        **PATIENT,
     )
 
     @task
@@ -117,7 +118,7 @@ with DAG("rescheduled", schedule=None):
         dataflow_id=once.output["dataflow_id"],
         aep_conn_id="aep_fast",
         mode="reschedule",
-        poke_interval=2,
+        **PATIENT | dict(poke_interval=5),
     )
 
 with DAG("broken", schedule=None):
