@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_aep.api.errors import AepError, FlowRunFailed, PlatformUnavailable, ReplyError
+from airflow_provider_aep.api.errors import AepError, FlowRunFailed, InvalidExport, PlatformUnavailable, ReplyError
 from airflow_provider_aep.arguments import entity_id, moment_ms
 
 if TYPE_CHECKING:
@@ -76,12 +76,15 @@ class RunWait:
         from airflow_provider_aep.api.slots import Window
 
         self.window: Window | None = None
-        self.dag_id, self.dag_run_id = str(task.dag_id), str(context["ti"].run_id)
+        self.dag_run_id = str(context["ti"].run_id)
+        # How the marks of what this DAG makes begin; a DAG's ID may be the beginning of another's.
+        task_ids = task.dag.task_ids if task.has_dag() else [task.task_id]
+        self.marks = tuple(f"{task.dag_id}.{task_id}, run " for task_id in task_ids)
         self.is_own = task.after == OWN_RUN
         if self.is_own:
             dag_run = context["dag_run"]
             self.after_ms = moment_ms("after", dag_run.run_after)
-            if dag_run.logical_date is not None and dag_run.run_type in SLOT_RUN_TYPES:
+            if dag_run.run_type in SLOT_RUN_TYPES:
                 self.window = Window(self.after_ms, next_due_ms(task, dag_run))
         else:
             self.after_ms = moment_ms("after", task.after)
@@ -168,7 +171,7 @@ class RunWait:
             return Aim(self._next_ms)
         once = aim_of_one_time(dataflow.schedule)
         maker = maker_of(dataflow)
-        if once and self.is_own and maker.startswith(f"{self.dag_id}."):
+        if once and self.is_own and maker.startswith(self.marks):
             # Its only slot is that of the DAG run that made it, whenever that is due and whatever its clock says.
             owner = maker.partition(", run ")[2].partition(", map index ")[0]
             if owner == self.dag_run_id:
@@ -190,7 +193,7 @@ class RunWait:
         text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {end.why}"
         if not end.is_slot:
             raise NoRunWillCome(text)
-        following = aim.next_ms if aim.missing else aim.next_ms or aim.until_ms
+        following = aim.next_ms
         text += f"; the next slot is {when(following)}" if following else "; there is no next slot"
         if self.on_missing == "next":
             if following is None:
@@ -329,24 +332,24 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
     from airflow.timetables.base import DataInterval, TimeRestriction
     from airflow.timetables.simple import ContinuousTimetable
 
-    timetable = task.dag.timetable
-    try:
-        from airflow.serialization.encoders import coerce_to_core_timetable
-    except ImportError:  # 3.1
-        pass
-    else:
-        timetable = coerce_to_core_timetable(timetable)
-    if isinstance(timetable, ContinuousTimetable):
-        return None  # the next one is due as soon as this one has ended
     due = dag_run.run_after
     start, end = dag_run.data_interval_start or due, dag_run.data_interval_end or due
     interval = DataInterval(pendulum.instance(start), pendulum.instance(end))  # a worker has plain datetimes
     everything = TimeRestriction(earliest=None, latest=None, catchup=True)
+    timetable = task.dag.timetable
     try:
+        try:
+            from airflow.serialization.encoders import coerce_to_core_timetable
+        except ImportError:  # 3.1
+            pass
+        else:
+            timetable = coerce_to_core_timetable(timetable)
+        if isinstance(timetable, ContinuousTimetable):
+            return None  # the next one is due as soon as this one has ended
         following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)
     except Exception as error:  # a timetable of the user's own, which may want a database or its very own scheduler
-        log.warning("the DAG's timetable does not tell when the next DAG run is due: %r", error)
-        return None
+        rule = f"the DAG's timetable does not tell when the next DAG run is due ({error!r}): give a moment"
+        raise InvalidExport("after", OWN_RUN, rule) from error
     if following is None or following.run_after <= dag_run.run_after:
         return None
     return int(following.run_after.timestamp() * 1000)

@@ -33,6 +33,8 @@ QUOTED: dict[str, Callable[[str], str]] = {
     "an address in an address": lambda text: quote(quote(text, safe=""), safe=""),
     "a form": quote_plus,
     "HTML": html.escape,
+    "JSON in an address": lambda text: quote(json.dumps(text)[1:-1], safe=""),
+    "Python": lambda text: ascii(text)[1:-1],
     "JSON in HTML": lambda text: html.escape(json.dumps(text)[1:-1]),
     "a line": lambda text: " ".join(text.split()),
 }
@@ -147,3 +149,7 @@ def test_the_kind_of_a_login_stays_readable(run: Runner) -> None:
     answers(run, refuse)
     with pytest.raises(RequestRefused, match="'some login' is not offered"):
         run(create())
+
+
+def test_a_password_that_is_no_ascii_is_no_base64_either() -> None:
+    assert "pässwörd" in logins_in({"auth": {"params": {"password": "pässwörd"}}})

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, DeltaTriggerTimetable
+from airflow.sdk import DAG, BaseOperator, DeltaTriggerTimetable
 from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
@@ -476,8 +476,13 @@ def test_the_only_slot_of_a_one_time_export_is_its_dag_runs_whatever_the_clocks_
     flow = adobe.dataflow(name, schedule=Once())
     adobe.advance(600)
 
+    def dag_of_both() -> DAG:
+        dag = DAG("adhoc_airflow", schedule=None)
+        BaseOperator(task_id="set_up", dag=dag)
+        return dag
+
     def make(**arguments: Any) -> AepDataflowRunSensor:
-        return sensor(**arguments, make_dag=lambda: DAG("adhoc_airflow", schedule=None))
+        return sensor(**arguments, make_dag=dag_of_both)
 
     end = ended(make, about, dataflow_id=flow, after="dag_run", **MODES[mode])
 

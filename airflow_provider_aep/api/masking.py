@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html.entities import codepoint2name
@@ -13,9 +12,9 @@ from typing import Any
 _SHORTEST_WITHIN = 6
 #: A line of a key that is worth hiding by itself; the lines around it say only what kind of key it is.
 _SHORTEST_LINE = 16
-# A reply's blanks may have been put together, so one stands for several, in whatever way each is written.
-_BLANKS = r"\s|\+|\\+[nrtfv]"
 _BACKSLASHES = r"(?:\\|%(?:25)*5[cC]|&#0*92;)+"
+# A reply's blanks may have been put together, so one stands for several, in whatever way each is written.
+_BLANKS = rf"\s|\+|{_BACKSLASHES}[nrtfv]"
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
@@ -42,11 +41,12 @@ def _form(sign: str) -> str:
         return sign
     octets = "".join(f"%(?:25)*{octet:02x}" for octet in sign.encode(errors="replace"))
     raw = sign.encode("utf-16-be", "surrogatepass")
-    units = "".join(rf"\\+u{raw[at]:02x}{raw[at + 1]:02x}" for at in range(0, len(raw), 2))
+    units = "".join(rf"{_BACKSLASHES}u{raw[at]:02x}{raw[at + 1]:02x}" for at in range(0, len(raw), 2))
+    python = rf"{_BACKSLASHES}(?:x{ord(sign):02x}|U{ord(sign):08x})"
     names = [f"#0*{ord(sign)}", f"#x0*{ord(sign):x}", codepoint2name.get(ord(sign))]
     entity = f"&(?:amp;)*(?:{'|'.join(filter(None, names))});"
-    letter = {"\b": r"|\\+b"}.get(sign, "")
-    return rf"(?:\\*(?:{re.escape(sign)}|(?i:{entity}))|(?i:{octets}|{units}){letter})"
+    letter = rf"|{_BACKSLASHES}b" if sign == "\b" else ""
+    return rf"(?:(?:{_BACKSLASHES})?(?:{re.escape(sign)}|(?i:{entity}|{octets}))|(?i:{units}|{python}){letter})"
 
 
 def logins_in(body: Any) -> Iterator[str]:
@@ -81,7 +81,7 @@ def parts_of(secret: str) -> Iterator[str]:
             yield value.strip()
     try:
         decoded = base64.b64decode(secret, validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not Base64, or not of text
         decoded = ""
     for text in (secret, decoded):
         if "\n" in text.strip():

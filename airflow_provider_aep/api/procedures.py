@@ -179,7 +179,8 @@ def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, lag
     found = yield from calls.get_dataflow(dataflow)
     aim = aim_at(found)
     if aim.missing:
-        return Sight(found, aim, ending=Ending(aim.missing, is_slot=True))
+        run = (yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)) if aim.until_ms else None
+        return Sight(found, aim, run, None if run else Ending(aim.missing, is_slot=True))
     now_ms: int = yield Now()  # of before the runs are read, so that none can be overlooked between the two
     run = yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)
     if run:

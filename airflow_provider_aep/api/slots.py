@@ -24,7 +24,8 @@ class Window(NamedTuple):
 class Aim(NamedTuple):
     """The flow run that is waited for: the earliest one created at or after `since_ms`, and before `until_ms`.
 
-    `missing` says why Adobe has no such run; `next_ms` is the first slot after the one that is aimed at.
+    `missing` says why Adobe has no such slot; where there is an `until_ms` all the same, a run of that time, made by an
+    earlier schedule, will do. `next_ms` is the first slot after the one that is aimed at.
     """
 
     since_ms: int
@@ -66,16 +67,20 @@ def aim_of(schedule: Mapping[str, Any], window: Window, changed_ms: int = 0) -> 
     """
     calendar = Calendar.of(schedule)
     if calendar is None:
-        return Aim(window.start_ms, window.end_ms)
+        return Aim(window.start_ms, window.end_ms, window.end_ms)
     if window.end_ms is not None and window.end_ms <= changed_ms:
         return Aim(window.start_ms, window.end_ms, calendar.slot_from(window.end_ms))
     slot = calendar.slot_from(window.start_ms)
     if slot is None:
         return Aim(window.start_ms, missing=f"its last slot was before {when(window.start_ms)}" + _end(calendar))
     if window.end_ms is not None and slot >= window.end_ms:
-        first = "its first slot is later" if slot == calendar.start_ms else "Adobe has no slot in that time"
-        why = f"{first}: this DAG run's time is {when(window.start_ms)} to {when(window.end_ms)}"
-        return Aim(window.start_ms, next_ms=slot, missing=why)
+        time_text = f"this DAG run's time is {when(window.start_ms)} to {when(window.end_ms)}"
+        if slot > calendar.start_ms:
+            why = f"Adobe has no slot in that time: {time_text}"
+            return Aim(window.start_ms, next_ms=slot, missing=why)
+        # A run of that time was made by an earlier schedule, and no slot of this one can claim it.
+        why = f"its first slot is later: {time_text}"
+        return Aim(window.start_ms, window.end_ms, slot, why)
     if not calendar.interval_ms:
         return Aim(slot)
     return Aim(slot, slot + calendar.interval_ms, calendar.slot_from(slot + 1))
@@ -101,6 +106,8 @@ def ending(dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: i
     """
     if until_ms is not None and now_ms >= until_ms + lag_ms:
         return Ending(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
+    if dataflow.state == "delete-finalizing":
+        return Ending("it is being deleted", False)
     if dataflow.state in ("disabled", "disabling"):
         return Ending("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)
     end = end_seconds(dataflow.schedule)
