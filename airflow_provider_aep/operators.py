@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, conf
 
-from airflow_provider_aep.api.destinations import kind_of, target_params
+from airflow_provider_aep.api.destinations import kind_of, place_params, target_params
 from airflow_provider_aep.api.errors import InvalidExport
 from airflow_provider_aep.arguments import (
     check_after,
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_aep.api.destinations import Destination, Text
+    from airflow_provider_aep.api.entities import FlowRun
     from airflow_provider_aep.api.schedule import Schedule
-    from airflow_provider_aep.api.wishes import BaseWish, IfExists, Manner
+    from airflow_provider_aep.api.wishes import BaseWish, ExportWish, IfExists, Manner
     from airflow_provider_aep.arguments import Datasets, Decision
 
 __all__ = [
@@ -69,13 +70,14 @@ class _EnsureOperator(AepOperator):
         """How to set up, and the mark that tells what this task has made from what others have."""
         import uuid
 
-        from airflow_provider_aep.api.once import Maker
+        from airflow_provider_aep.api.marks import Maker
         from airflow_provider_aep.api.wishes import Manner
 
         ti = context["ti"]
         task = f"{self.dag_id}.{self.task_id}, run {ti.run_id}" + _map_text(context)
         maker = Maker(task, uuid.uuid4().hex[:8], again=ti.try_number > 1)
-        return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds)
+        shares_name = self.name is not None and bool(_map_text(context))
+        return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds, shares_name)
 
     def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
@@ -325,7 +327,7 @@ class AepCreateDataflowOperator(_EnsureOperator):
 
     :param source_connection_id: what (templated)
     :param target_connection_id: where (templated)
-    :param destination: the kind of destination that the target connection is for (templated)
+    :param destination: where the target connection's files go (templated)
     :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `api.schedule` (templated)
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
@@ -389,6 +391,7 @@ class AepCreateDataflowOperator(_EnsureOperator):
             target,
             self.schedule,
             self.folder_template,
+            place_params(self.destination),
         )
         return str(self.perform(ensure_dataflow(wish, self.manner(context))))
 
@@ -519,9 +522,8 @@ class AepExportDatasetsOperator(_EnsureOperator):
             rule = "names the login already: leave out destination_conn_id and base_connection_name"
             raise InvalidExport("base_connection_id", self.base_connection_id, rule)
 
-    def work(self, context: Context) -> dict[str, Any]:
+    def _wish(self, context: Context) -> ExportWish:
         from airflow_provider_aep.api.entities import BaseConnectionId
-        from airflow_provider_aep.api.exports import set_up_export
         from airflow_provider_aep.api.wishes import ExportWish
 
         datasets = dataset_ids(self.dataset_ids)
@@ -537,7 +539,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
             base = _base_wish(self, "base_connection_name", self.base_connection_name)
         else:
             base_id = entity_id("base_connection_id", self.base_connection_id)
-        wish = ExportWish(
+        return ExportWish(
             name=self.entity_name(
                 context, sorted(datasets), base.name if base else base_id, kind.name, *self.destination
             ),
@@ -549,7 +551,14 @@ class AepExportDatasetsOperator(_EnsureOperator):
             base=base,
             base_connection_id=BaseConnectionId(base_id),
         )
-        ids = self.perform(set_up_export(wish, self.manner(context)))
+
+    def work(self, context: Context) -> dict[str, Any]:
+        import dataclasses
+
+        from airflow_provider_aep.api.exports import set_up_export
+
+        manner = dataclasses.replace(self.manner(context), waits=self.wait_for_completion and self.after == "dag_run")
+        ids = self.perform(set_up_export(self._wish(context), manner))
         result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:
             return self._wait_for_run(context, result)
@@ -568,7 +577,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
             run = wait.look(self.hook())
             self.check_not_killed()
             if run:
-                return {**result, **wait.finish(run)}
+                return self._finish(context, result, wait, run)
             if time.time() >= deadline:
                 raise WaitTimeout(f"the wait has timed out: {wait.last_seen()}")
             if self.deferrable:
@@ -597,4 +606,14 @@ class AepExportDatasetsOperator(_EnsureOperator):
             except LookAgain as again:
                 self.log.info("looking again: %s", again)
                 return self._wait_until(context, result, again.deadline)
-            return {**result, **RunWait(self, result["dataflow_id"], context=context).finish(run)}
+            return self._finish(context, result, RunWait(self, result["dataflow_id"], context=context), run)
+
+    def _finish(self, context: Context, result: dict[str, Any], wait: RunWait, run: FlowRun) -> dict[str, Any]:
+        """What was set up and the run, if that is what the run has exported."""
+        from airflow_provider_aep.api.settling import check_run_is_of
+        from airflow_provider_aep.api.wishes import ExportIds
+
+        told = wait.finish(run)
+        ids = ExportIds(**{name: result[name] for name in ExportIds._fields})
+        self.perform(check_run_is_of(self._wish(context), ids, run))
+        return {**result, **told}

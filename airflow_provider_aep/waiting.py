@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_aep.api.calls import Procedure
     from airflow_provider_aep.api.entities import Dataflow, FlowRun
+    from airflow_provider_aep.api.settings import Settings
     from airflow_provider_aep.api.slots import Aim, Ending, Window
     from airflow_provider_aep.arguments import Decision
     from airflow_provider_aep.hooks import AepHook
@@ -120,7 +122,10 @@ class RunWait:
         from airflow_provider_aep.api.procedures import asked_thrice
 
         try:
-            run = hook.run(asked_thrice(lambda: self._ask(hook)))
+            with hook.get_conn() as session:
+                # Each request once: the next look is the retry, and to tell of six tries at each would drown the rest.
+                session.settings = replace(session.settings, attempts=1)
+                run = session.run(asked_thrice(lambda: self._ask(session.settings)))
         except PlatformUnavailable as trouble:
             if not self._outage:
                 log.warning("%s; the wait goes on", trouble)
@@ -145,7 +150,7 @@ class RunWait:
         self.run_id, self.seen = run.id, run
         return run if run.has_ended else None
 
-    def _ask(self, hook: AepHook) -> Procedure[FlowRun | None]:
+    def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
         """The run as it is now, or None: there is none yet."""
         from airflow_provider_aep.api.entities import DataflowId, FlowRunId
         from airflow_provider_aep.api.procedures import find_run, look_for_run
@@ -155,7 +160,7 @@ class RunWait:
         run_id = self.run_id or self._remembered()
         if run_id:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
-        lag_ms = int(hook.settings().visibility_seconds * 1000)
+        lag_ms = int(settings.visibility_seconds * 1000)
         while True:
             sight = yield from look_for_run(dataflow_id, self._aim_at, lag_ms=lag_ms)
             self.aim, self._schedule = sight.aim, fingerprint(sight.dataflow.schedule)
@@ -164,7 +169,7 @@ class RunWait:
             self._end(sight.dataflow, sight.aim, sight.ending)
 
     def _aim_at(self, dataflow: Dataflow) -> Aim:
-        from airflow_provider_aep.api.once import maker_of
+        from airflow_provider_aep.api.marks import maker_of, slots_since_ms
         from airflow_provider_aep.api.slots import Aim, aim_of, aim_of_one_time
 
         if self._next_ms is not None:
@@ -181,7 +186,8 @@ class RunWait:
                 return Aim(self.after_ms, missing=why)
         if self.window is None:
             return Aim(self.after_ms)
-        return aim_of(dataflow.schedule, self.window, dataflow.schedule_changed_ms)
+        changed_ms = max(dataflow.schedule_changed_ms, slots_since_ms(dataflow))
+        return aim_of(dataflow.schedule, self.window, changed_ms)
 
     def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:
         """No run will come: fail, skip, or aim at the next one.

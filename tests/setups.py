@@ -19,7 +19,7 @@ from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_para
 from airflow_provider_aep.api.entities import DatasetId
 from airflow_provider_aep.api.errors import AepError
 from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.once import Maker
+from airflow_provider_aep.api.marks import Maker
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.steps import (
@@ -62,9 +62,11 @@ def base_wish(name: str = "airflow s3", secret: str = SECRET) -> BaseWish:
     return BaseWish(name, kind_of(S3), auth(S3AccessKey(access_key="A" * 20, secret_key=secret)))
 
 
-def manner(task: str = "dag.export, run 1", *, again: bool = False, if_exists: IfExists = "reuse") -> Manner:
+def manner(
+    task: str = "dag.export, run 1", *, again: bool = False, if_exists: IfExists = "reuse", **more: bool
+) -> Manner:
     """How one try of a task sets up; each try is a session of its own."""
-    return Manner(if_exists, Maker(task, f"{next(_sessions):08x}", again), 10)
+    return Manner(if_exists, Maker(task, f"{next(_sessions):08x}", again), 10, **more)
 
 
 def in_steps(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
@@ -123,11 +125,14 @@ class Adobe:
         if_exists: IfExists = "reuse",
         tries: int = 3,
         again: bool = False,
+        **more: bool,
     ) -> ExportIds:
         """A task as Airflow runs it: after a failure that is not final it is tried again, in a new session."""
         for attempt in range(1, tries + 1):
             try:
-                ids: ExportIds = self.run(way(wish, manner(name, again=again or attempt > 1, if_exists=if_exists)))
+                ids: ExportIds = self.run(
+                    way(wish, manner(name, again=again or attempt > 1, if_exists=if_exists, **more))
+                )
             except AepError as error:
                 if error.is_final or attempt == tries:
                     raise

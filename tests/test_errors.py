@@ -16,6 +16,7 @@ from airflow_provider_aep.api.errors import (
     AepError,
     EntityExists,
     EntityNotFound,
+    ExportChanged,
     FlowRunFailed,
     InvalidExport,
     OutcomeUnknown,
@@ -53,6 +54,7 @@ EVERY: list[AepError] = [
     EntityExists("dataflow 'nightly' exists"),
     SeveralEntities("two"),
     FlowRunFailed(RUN, "failed"),
+    ExportChanged("changed"),
     *[kind("GET /flows", **FIELDS) for kind in REPLY_ERRORS],
 ]
 
@@ -139,6 +141,7 @@ def test_whose_move_it_is() -> None:
         EntityExists: True,
         SeveralEntities: True,
         FlowRunFailed: True,
+        ExportChanged: True,
         RequestRefused: True,
         AccessDenied: True,
         EntityNotFound: True,

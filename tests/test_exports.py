@@ -15,7 +15,7 @@ from airflow_provider_aep.api.calls import list_page
 from airflow_provider_aep.api.destinations import DataLandingZone, Sftp, kind_of, target_params
 from airflow_provider_aep.api.errors import EntityExists, PlatformUnavailable, RequestRefused, SeveralEntities
 from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.once import MARK
+from airflow_provider_aep.api.marks import MARK
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.once import Maker
+from airflow_provider_aep.api.marks import Maker
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.api.wishes import IfExists, Manner

@@ -263,6 +263,30 @@ def _other_data(stage: Stage) -> str:
     return stage.failure(lambda: stage.export("other data", dataset_ids=OTHER_DATASET))
 
 
+@provokes("flow run … was created at …, before … became what it is now")
+def _a_run_of_before_a_change(stage: Stage) -> str:
+    ids = stage.export("a run of before")
+    stage.adobe.run(ids["dataflow_id"])
+    changed = {"dataset_ids": OTHER_DATASET, "if_exists": "update", "wait_for_completion": True, "after": None}
+    return stage.failure(lambda: stage.export("a run of before", deferrable=False, **changed))
+
+
+@provokes("… was changed while the task waited: …")
+def _a_change_meanwhile(stage: Stage) -> str:
+    ids = stage.export("meanwhile")
+    target_id = ids["target_connection_id"]
+
+    def change_and_run() -> None:
+        elsewhere = [{"op": "replace", "path": "/params/path", "value": "elsewhere"}]
+        target = AepHook().run(calls.get_target_connection(target_id))
+        AepHook().run(calls.patch_entity(calls.TARGET_CONNECTIONS, target_id, etag=target.etag, operations=elsewhere))
+        stage.adobe.run(ids["dataflow_id"])
+
+    with later(1, change_and_run):
+        waiting = {"wait_for_completion": True, "after": None, "deferrable": False, "poke_interval": 1}
+        return stage.failure(lambda: stage.export("meanwhile", **waiting))
+
+
 @provokes("… it was set up by another mapped task of this DAG run")
 def _two_mapped_tasks(stage: Stage) -> str:
     stage.export("two mapped", ti={"map_index": 0})

@@ -16,6 +16,7 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
+from airflow_provider_aep.api.calls import DATAFLOWS, get_dataflow, patch_entity
 from airflow_provider_aep.api.destinations import (
     DESTINATIONS,
     AdlsGen2,
@@ -26,9 +27,11 @@ from airflow_provider_aep.api.destinations import (
     GoogleCloudStorage,
     Sftp,
 )
+from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.errors import PlatformUnavailable
 from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import (
     AepCreateBaseConnectionOperator,
     AepCreateDataflowOperator,
@@ -453,6 +456,26 @@ def test_by_default_a_wait_begins_when_the_dag_run_could(run_type: str, adobe: A
 
 
 # ---------------------------------------------------------------------------------------------------- waiting
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_change_while_the_task_waits_does_not_end_in_green(deferrable: bool, adobe: Adobe) -> None:
+    """On the worker and in the triggerer alike: a colleague gives the dataflow another source connection."""
+    name = f"changed meanwhile: {deferrable}"
+    arguments = {"name": name, "schedule": Every(hours=12, start="2099-01-01T00:00Z"), "deferrable": deferrable}
+    flow = export_and_wait(**arguments | {"wait_for_completion": False}).execute(context())["dataflow_id"]
+    other = AepCreateSourceConnectionOperator(task_id="other", dataset_ids=OTHER_DATASET, name="by a colleague")
+
+    def change_and_run() -> None:
+        dataflow = AepHook().run(get_dataflow(DataflowId(flow)))
+        swap = [{"op": "replace", "path": "/sourceConnectionIds", "value": [other.execute(context())]}]
+        AepHook().run(patch_entity(DATAFLOWS, flow, etag=dataflow.etag, operations=swap))
+        adobe.run(flow)
+
+    with later(0.8, change_and_run):
+        end = ended(export_and_wait, context(), **arguments)
+
+    assert (end.state, "was changed while the task waited: source_connection_id is" in end.message) == ("failed", True)
 
 
 def export_and_wait(**arguments: Any) -> AepExportDatasetsOperator:

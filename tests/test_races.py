@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_aep.api.calls import Call, Now, Pause, Together
 from airflow_provider_aep.api.errors import AepError, EntityExists, first_of
-from airflow_provider_aep.api.once import Maker
+from airflow_provider_aep.api.marks import Maker
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.wishes import ExportIds, ExportWish, IfExists, Manner
 from tests.setups import DATASETS, WAYS, Adobe, manner, one_of_each, wish

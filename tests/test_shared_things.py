@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
-from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, InvalidExport
-from airflow_provider_aep.api.once import MARK
+from airflow_provider_aep.api import calls
+from airflow_provider_aep.api.destinations import AmazonS3, kind_of, place_params, target_params
+from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, ExportChanged, InvalidExport
+from airflow_provider_aep.api.marks import MARK, slots_since_ms
+from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.api.settling import check_run_is_of
 from airflow_provider_aep.api.steps import ensure_base_connection, ensure_dataflow, ensure_target_connection
-from airflow_provider_aep.api.wishes import BaseWish, ExportIds
-from tests.setups import DATASETS, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
+from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
+from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
 from tests.test_races import Task, race
 
 OTHER = wish(dataset_ids=(DATASETS[1],))
@@ -234,6 +238,141 @@ def test_nothing_that_differs_is_reused(changes: dict[str, Any]) -> None:
         adobe.task(wish(**changes), name="dag.export, run 2")
     assert "give the export another name" in str(caught.value)
     assert all(request.startswith("GET") for request in adobe.requests())
+
+
+def changed_folder(folder: str, hours: int = 3) -> Any:
+    return wish(folder_template=folder, schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        wish(dataset_ids=(DATASETS[1],)),
+        wish(target_params={**wish().target_params, "path": "elsewhere"}),
+        changed_folder("%DATASET_NAME%"),
+        wish(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON)),
+    ],
+    ids=["datasets", "path", "folders", "interval"],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_in_each_dag_run_one_of_two_mapped_tasks_of_one_name_is_told(other: ExportWish, first: int) -> None:
+    """Whichever comes first, also where it finds nothing to change."""
+    adobe = Adobe()
+    asked = [wish(), other]
+    for run in range(4):
+        for index in (first, 1 - first):
+            name = f"dag.export, run {run}, map index {index}"
+            if index == first:
+                adobe.task(asked[index], name=name, if_exists="update", shares_name=True)
+            else:
+                with pytest.raises(EntityExists, match="by another mapped task of this DAG run"):
+                    adobe.task(asked[index], name=name, if_exists="update", shares_name=True)
+        adobe.clock.advance(3600)
+    alike = adobe.task(asked[first], name="dag.export, run 9, map index 0", if_exists="update", shares_name=True)
+    assert (
+        adobe.task(asked[first], name="dag.export, run 9, map index 1", if_exists="update", shares_name=True) == alike
+    )
+
+
+@pytest.mark.parametrize(("hours", "waits"), [(6, True), (6, False), (3, True)])
+def test_another_interval_is_refused_where_the_task_waits_for_its_own_slot(hours: int, waits: bool) -> None:
+    adobe = Adobe()
+    adobe.task(wish(schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON)))
+    if waits and hours != 3:
+        with pytest.raises(EntityExists, match="interval is 6, the DAG says 3"):
+            adobe.task(wish(), name="dag.export, run 2", waits=True)
+    else:
+        adobe.task(wish(), name="dag.export, run 2", waits=waits)
+
+
+def test_a_dataflow_that_a_dead_step_task_has_left_does_not_export_a_second_time() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    left = wish().dataflow(ids.source_connection_id, ids.target_connection_id)
+    maker = manner("dag.dead, run 1").maker
+    wanted = left.wanted(datetime.fromtimestamp(adobe.clock.now(), UTC))
+    adobe.run(wanted.create(wanted.mark(maker, is_unconfirmed=True)))
+    adobe.clock.advance(60)
+    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    assert adobe.count() == one_of_each()
+
+
+def test_a_target_connection_for_another_place_than_the_dataflows_is_refused() -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    flow = wish("other").dataflow(ids.source_connection_id, ids.target_connection_id)
+    for path in ("nightly/", "nightly"):
+        place = place_params(AmazonS3("lake-exports", path))
+        adobe.run(ensure_dataflow(flow._replace(place=place), manner()))
+    place = place_params(AmazonS3("lake-exports", "elsewhere"))
+    with pytest.raises(
+        InvalidExport, match="whose path is 'nightly'; the destination of the dataflow says 'elsewhere'"
+    ):
+        adobe.run(ensure_dataflow(flow._replace(place=place), manner()))
+
+
+# A run and what it has exported
+
+
+def run_of(adobe: Adobe, ids: ExportIds) -> Any:
+    return adobe.run(calls.get_run(adobe.platform.start_run(ids.dataflow_id)["id"]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        wish(dataset_ids=(DATASETS[1],)),
+        wish(target_params={**wish().target_params, "path": "elsewhere"}),
+        changed_folder("%DATASET_NAME%"),
+    ],
+    ids=["datasets", "path", "folders"],
+)
+def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: ExportWish) -> None:
+    """Neither in the task that changed it nor in a later one, whatever else was changed meanwhile."""
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    before = run_of(adobe, ids)
+    adobe.run(check_run_is_of(wish(), ids, before))
+    adobe.clock.advance(60)
+    ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
+    with pytest.raises(
+        ExportChanged, match=rf"flow run {before.id} was created at .*, before .* became what it is now"
+    ):
+        adobe.run(check_run_is_of(other, ids, before))
+    adobe.run(check_run_is_of(other, ids, run_of(adobe, ids)))
+    later = other._replace(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON))
+    ids = adobe.task(later, name="dag.export, run 3", if_exists="update")
+    with pytest.raises(ExportChanged):
+        adobe.run(check_run_is_of(later, ids, before))
+
+
+@pytest.mark.parametrize("member", ["datasets", "path", "folders"])
+def test_a_change_while_a_task_waits_is_noticed(member: str) -> None:
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    run = run_of(adobe, ids)
+    if member == "datasets":
+        adobe.the("sourceConnections")["params"]["datasets"][0]["dataSetId"] = DATASETS[2]
+    elif member == "path":
+        adobe.the("targetConnections")["params"]["path"] = "elsewhere"
+    else:
+        adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = "%DATASET_NAME%"
+    with pytest.raises(ExportChanged, match="was changed while the task waited"):
+        adobe.run(check_run_is_of(wish(), ids, run))
+
+
+def test_the_time_of_a_schedule_change_is_kept_when_something_else_changes() -> None:
+    """Adobe tells only of the last operation on a dataflow."""
+    adobe = Adobe()
+    adobe.task(wish())
+    adobe.clock.advance(60)
+    changed = wish(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON))
+    adobe.task(changed, name="dag.export, run 2", if_exists="update")
+    since = slots_since_ms(adobe.run(calls.get_dataflow(adobe.the("flows")["id"])))
+    assert since == pytest.approx(adobe.clock.now() * 1000, abs=2000)
+    adobe.clock.advance(60)
+    adobe.task(changed._replace(dataset_ids=(DATASETS[1],)), name="dag.export, run 3", if_exists="update")
+    assert slots_since_ms(adobe.run(calls.get_dataflow(adobe.the("flows")["id"]))) == since
 
 
 def test_a_path_without_its_last_slash_is_the_same_place() -> None:

@@ -208,7 +208,10 @@ def account(credential: Credential) -> str:
         case AzureConnectionString():
             parts = (part.partition("=") for part in credential.connection_string.split(";"))
             given = {name.strip().lower(): value.strip() for name, _, value in parts}
-            return given.get("accountname", "")
+            endpoint = given.get("blobendpoint", "").rstrip("/")
+            suffix = given.get("endpointsuffix", "core.windows.net")
+            name = given.get("accountname", "")
+            return endpoint or (name if suffix == "core.windows.net" else f"{name}.blob.{suffix}")
         case AdlsServicePrincipal():
             return credential.url.rstrip("/")
         case SftpPassword() | SftpSshKey():

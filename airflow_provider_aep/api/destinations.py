@@ -289,6 +289,12 @@ def target_params(
     return params
 
 
+def place_params(destination: Destination) -> tuple[tuple[str, str], ...]:
+    """What of a target connection's `params` a destination decides: (("bucketName", …), ("path", …))."""
+    kind = kind_of(destination)
+    return tuple((kind.wire[name], value) for name, value in destination._asdict().items())
+
+
 def _checked(destination: type, field: str, value: Text) -> str:
     """The value, checked as far as it is known; a template or upstream output is a text only once rendered."""
     if not is_literal(value):

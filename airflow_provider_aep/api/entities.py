@@ -30,7 +30,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What connections and dataflows have in common. `created_ms` is in milliseconds since 1970 UTC."""
+    """What connections and dataflows have in common. Times are in milliseconds since 1970 UTC."""
 
     id: str
     name: str
@@ -39,6 +39,7 @@ class Entity:
     state: str = ""
     description: str = ""
     created_ms: int = 0
+    updated_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ __all__ = [
     "AepError",
     "EntityExists",
     "EntityNotFound",
+    "ExportChanged",
     "FlowRunFailed",
     "InvalidExport",
     "OutcomeUnknown",
@@ -150,6 +151,10 @@ class UnexpectedReply(ReplyError):
     """Adobe answered something that its documents do not describe. The developers' move."""
 
     advice = "Adobe's API may have changed; please report this with the request ID"
+
+
+class ExportChanged(AepError):
+    """A flow run has ended, and it cannot be told that it exported what its task asked for. The author's move."""
 
 
 class FlowRunFailed(AepError):

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import (
     BASE_CONNECTIONS,
     DATAFLOWS,
@@ -22,7 +21,6 @@ from airflow_provider_aep.api.calls import (
 from airflow_provider_aep.api.entities import (
     Dataflow,
     SourceConnection,
-    SourceConnectionId,
     TargetConnection,
 )
 from airflow_provider_aep.api.errors import (
@@ -33,6 +31,7 @@ from airflow_provider_aep.api.errors import (
     SeveralEntities,
 )
 from airflow_provider_aep.api.found import Found, if_there, look
+from airflow_provider_aep.api.marks import is_marked, is_superseded, is_unconfirmed
 from airflow_provider_aep.api.once import (
     RaceLost,
     Wanted,
@@ -44,8 +43,6 @@ from airflow_provider_aep.api.once import (
     discard,
     find,
     is_gone,
-    is_marked,
-    is_unconfirmed,
     race_if_gone,
     stand_back,
     withdraw,
@@ -177,7 +174,7 @@ def _complete(wish: ExportWish, found: Found, manner: Manner, made: dict[str, Ki
     listed = next(each for each in sources if each.id == held.id)
     datasets = listed.dataset_ids if isinstance(listed, SourceConnection) else wish.dataset_ids
     ids = export_ids(base_id, held.id, target_id, dataflow.id, datasets)
-    yield from _discard_leftovers(found, ids)
+    yield from _discard_leftovers(found, ids, manner)
     return ids
 
 
@@ -341,7 +338,10 @@ def _reconcile(wish: ExportWish, found: Found, dataflow: Dataflow, manner: Manne
             yield from send_credentials(wish.base, found.base, manner)
         if wish.source.differences(source):
             there = yield from find_or_make(wish.source.wanted(), manner, only_fitting=True)
-            kept = there.entity or (yield from calls.get_source_connection(SourceConnectionId(there.id)))
+            made = there.entity or (yield from if_there(SOURCE_CONNECTIONS, there.id))
+            if made is None:
+                raise RaceLost(f"source connection {there.id} is gone")
+            kept = made
         elif source.name != wish.name:
             yield from change(SOURCE_CONNECTIONS, source.id, wish.source.operations)
     yield from update_target(wish.target(target.base_connection_id), target, manner)
@@ -352,7 +352,7 @@ def _reconcile(wish: ExportWish, found: Found, dataflow: Dataflow, manner: Manne
     ids = export_ids(target.base_connection_id, kept.id, target.id, dataflow.id, kept.dataset_ids)
     if kept.id != source.id:  # the dataflow has left it, and `update_dataflow` has removed it
         found.sources = [each for each in found.sources if each.id != source.id]
-    yield from _discard_leftovers(found, ids)
+    yield from _discard_leftovers(found, ids, manner)
     return ids
 
 
@@ -376,8 +376,17 @@ def _mend_login(found: Found, dataflow: Dataflow, target: TargetConnection, mann
     raise RaceLost(f"base connection {target.base_connection_id} of export {dataflow.name!r} was gone")
 
 
-def _discard_leftovers(found: Found, ids: ExportIds) -> Procedure[None]:
-    """Remove what interrupted set-ups and changes have left beside the entities in use, whoever made it."""
+def _discard_leftovers(found: Found, ids: ExportIds, manner: Manner) -> Procedure[None]:
+    """Remove what interrupted set-ups and changes have left beside the entities in use, whoever made it.
+
+    Of dataflows only what a step operator has made and not confirmed in time: it would export everything twice.
+    """
+    now_ms: int = yield Now()
+    for flow in found.flows:
+        is_late = now_ms - flow.created_ms > manner.takeover_seconds * 1000
+        if flow.id != ids.dataflow_id and (is_superseded(flow) or (is_unconfirmed(flow) and is_late)):
+            log.warning("dataflow %r (%s) was left by a task that died; removing it", flow.name, flow.id)
+            yield from withdraw(DATAFLOWS, flow) if is_unconfirmed(flow) else discard(DATAFLOWS, flow.id)
     yield from discard_marked(TARGET_CONNECTIONS, found.targets, keep=ids.target_connection_id)
     yield from discard_marked(SOURCE_CONNECTIONS, found.sources, keep=ids.source_connection_id)
     yield from discard_marked(BASE_CONNECTIONS, found.bases, keep=ids.base_connection_id)

@@ -25,7 +25,8 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
 )
 from airflow_provider_aep.api.errors import EntityExists, EntityNotFound
-from airflow_provider_aep.api.once import RaceLost, delete, is_marked, is_superseded, is_unconfirmed, look_for, only
+from airflow_provider_aep.api.marks import is_marked, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.once import RaceLost, delete, look_for, only
 from airflow_provider_aep.api.steps import check_kind, flows_of, without_rivals
 from airflow_provider_aep.api.wishes import ExportWish, Manner, adobe_now
 
@@ -40,6 +41,7 @@ class Found:
     base: BaseConnection | None = None
     source: SourceConnection | None = None
     target: TargetConnection | None = None
+    flows: Sequence[Dataflow] = ()
     bases: Sequence[BaseConnection] = ()
     sources: Sequence[SourceConnection] = ()
     targets: Sequence[TargetConnection] = ()
@@ -70,7 +72,7 @@ def look(wish: ExportWish, manner: Manner) -> Procedure[Found]:
     dataflow = only(flow, flows)
     if dataflow is None and sources:
         dataflow = yield from _flow_of_another_name(wish, sources, targets)
-    found = Found(dataflow, base=given, bases=bases or (), sources=sources, targets=targets)
+    found = Found(dataflow, flows=flows, base=given, bases=bases or (), sources=sources, targets=targets)
     logins = [each for each in found.bases if not is_superseded(each)]
     if dataflow is None:
         # Whose source connection is the oldest counts then, whether it fits or not.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -22,11 +21,11 @@ from airflow_provider_aep.api.errors import (
     UnexpectedReply,
     VersionConflict,
 )
+from airflow_provider_aep.api.marks import SUPERSEDED, UNCONFIRMED, Maker, is_marked, is_superseded, is_unconfirmed
 from airflow_provider_aep.api.procedures import all_items
 
 log = logging.getLogger(__name__)
 
-MARK = "Made by airflow-provider-aep"
 CHANGE_ROUNDS = 3
 CREATE_ROUNDS = 4
 _LONGEST_WAIT_SECONDS = 300  # that a Retry-After is obeyed before an ambiguous creation is sent again
@@ -36,77 +35,6 @@ _NEVER_MS = 2**63  # the creation time of an entity that no list has shown: youn
 VANISHING = "delete-finalizing"
 # Source: Flow Service error catalogue.
 _IN_USE = ("1418", "1447")
-
-# What follows the mark of an entity on which the tasks have not agreed yet, and of one that has lost. See `agree`.
-UNCONFIRMED = " (unconfirmed)"
-SUPERSEDED = " (superseded)"
-_MARKED = re.compile(rf"{MARK} for (?P<task>.*) \[[^\]]*\](?:, account (?P<account>.*?))?(?: \(\w+\))?", re.DOTALL)
-_TASK = re.compile(r"(?P<task>.*), run (?P<run>.*?)(?:, map index \d+)?", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Who sets something up, written into the description of what it makes.
-
-    `task` is the same in every try of one task of one DAG run, `session` is not; `again` says that an earlier try may
-    have made something that lists do not show yet.
-    """
-
-    task: str
-    session: str
-    again: bool = False
-
-    @property
-    def description(self) -> str:
-        return f"{self._prefix}{self.session}]"
-
-    @property
-    def _prefix(self) -> str:
-        return f"{MARK} for {self.task} ["
-
-    def made(self, entity: Entity) -> bool:
-        """This very session made it."""
-        return entity.description.startswith(self.description)
-
-    def may_have_made(self, entity: Entity) -> bool:
-        """This session or another try of the same task made it."""
-        return entity.description.startswith(self._prefix)
-
-    def owns(self, entity: Entity) -> bool:
-        """It is this task's to use or to remove: this session made it, or a try that has ended."""
-        return self.made(entity) or (self.again and self.may_have_made(entity))
-
-    def is_sibling(self, entity: Entity) -> bool:
-        """Another mapped task of the same DAG run made it, or was the last to change it."""
-        other, own = _TASK.fullmatch(maker_of(entity)), _TASK.fullmatch(self.task)
-        return bool(other and own and other[0] != own[0] and other.groupdict() == own.groupdict())
-
-
-def is_marked(entity: Entity) -> bool:
-    """It was made by this provider, for whatever task."""
-    return entity.description.startswith(MARK)
-
-
-def maker_of(entity: Entity) -> str:
-    """The task that made an entity, or was the last to change it: "dag.task, run …"; "" if it bears no mark."""
-    marked = _MARKED.fullmatch(entity.description)
-    return marked["task"] if marked else ""
-
-
-def account_of(entity: Entity) -> str:
-    """The storage account that a login was made for, as its mark tells; "" where it does not."""
-    marked = _MARKED.fullmatch(entity.description)
-    return (marked["account"] or "") if marked else ""
-
-
-def is_unconfirmed(entity: Entity) -> bool:
-    """Its maker may still take it back, so nothing may rest on it yet."""
-    return is_marked(entity) and entity.description.endswith(UNCONFIRMED)
-
-
-def is_superseded(entity: Entity) -> bool:
-    """Tasks have agreed on another one; this one is about to be deleted."""
-    return is_marked(entity) and entity.description.endswith(SUPERSEDED)
 
 
 class RaceLost(AepError):
@@ -388,6 +316,14 @@ def change(kind: Kind, entity_id: str, operations_for: Callable[[Any], Sequence[
             log.info("%s %s was changed meanwhile; reading it again", kind.title, entity_id)
             if attempt < CHANGE_ROUNDS:  # mapped tasks that send one login anew would else meet again and again
                 yield Pause(random.random() * 4**attempt)  # noqa: S311 - nothing depends on its being unpredictable
+        except RequestRefused as refusal:
+            rest = [operation for operation in operations if operation["path"] != "/description"]
+            if isinstance(refusal, AccessDenied | EntityNotFound) or len(rest) == len(operations):
+                raise
+            log.warning("the description of %s %s cannot be changed: %s", kind.title, entity_id, refusal)
+            if rest:
+                yield from calls.patch_entity(kind, entity.id, etag=entity.etag, operations=rest)
+            break
         else:
             paths = ", ".join(str(operation["path"]) for operation in operations)
             log.info("changed %s of %s %s", paths, kind.title, entity_id)

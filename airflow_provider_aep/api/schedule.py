@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "check_folder_template",
     "end_seconds",
+    "folders_of",
     "interval_seconds",
     "merged_params",
     "schedule_differences",
@@ -123,7 +124,7 @@ def merged_params(
     params = {**found, **frequency, **_times(schedule, now, start, end)}
     if folder_template is not None:
         params[_folder_member(found)] = _rendered_template(folder_template)
-    elif _folders_of(found) != DEFAULT_FOLDERS:
+    elif folders_of(found) != DEFAULT_FOLDERS:
         del params[_folder_member(found)]
     return params
 
@@ -146,7 +147,7 @@ def schedule_differences(
     if schedule.end is not None and (wanted_end := _epoch("schedule.end", schedule.end)) != end:
         differences.append(("endTime", _text(wanted_end), _text(end)))
     folders = DEFAULT_FOLDERS if folder_template is None else _rendered_template(folder_template)
-    if folders != _folders_of(found):
+    if folders != folders_of(found):
         there_folders = str(found.get(_folder_member(found)) or "none")
         differences.append(("foldernameTemplate", folder_template or "none", there_folders))
     return differences
@@ -373,7 +374,8 @@ def _text(seconds: int | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _folders_of(found: Mapping[str, Any]) -> str:
+def folders_of(found: Mapping[str, Any]) -> str:
+    """The folder template of a dataflow's `scheduleParams`, in either spelling; Adobe's default where there is none."""
     return str(found.get(_folder_member(found)) or DEFAULT_FOLDERS)
 
 

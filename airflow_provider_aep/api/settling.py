@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from airflow_provider_aep.api import calls
+from airflow_provider_aep.api.calls import DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS, Procedure, together
 from airflow_provider_aep.api.calls import Kind as Collection
-from airflow_provider_aep.api.entities import Dataflow
-from airflow_provider_aep.api.errors import EntityExists
-from airflow_provider_aep.api.once import maker_of
+from airflow_provider_aep.api.entities import Dataflow, FlowRun
+from airflow_provider_aep.api.errors import EntityExists, ExportChanged
+from airflow_provider_aep.api.marks import folders_since_ms, maker_of
 from airflow_provider_aep.api.schedule import end_seconds
+from airflow_provider_aep.api.slots import when
 from airflow_provider_aep.api.wishes import (
     BaseWish,
     DataflowWish,
     Difference,
+    ExportIds,
+    ExportWish,
     Manner,
     SourceWish,
     TargetWish,
@@ -62,7 +67,7 @@ def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
         if refused:
             raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
     telling = [
-        each._replace(differences=[different for different in each.differences if not different.may_stay])
+        each._replace(differences=[different for different in each.differences if not _may_stay(different, manner)])
         for each in comparisons
     ]
     for each in telling:
@@ -70,7 +75,13 @@ def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
         if fixed and manner.if_exists == "update":
             raise EntityExists(cannot_change(each._replace(differences=fixed)))
     telling = [each for each in telling if each.differences]
-    siblings = [maker_of(each.found) for each in telling if manner.maker.is_sibling(each.found)]
+    # Whichever of its entities tells of it: each mapped task has the whole export be as it asks for.
+    is_asked = any(each.what != "name" for comparison in comparisons for each in comparison.differences)
+    asked = telling or (is_asked and manner.if_exists == "update")
+    own = [each.found for each in comparisons if not each.is_shared] if asked else []
+    siblings = [maker_of(found) for found in own if manner.maker.is_sibling(found)]
+    if siblings and not telling:
+        telling = [each for each in comparisons if each.differences]
     if siblings or (telling and manner.if_exists == "reuse"):
         raise EntityExists(_would_export_otherwise(telling, siblings, manner))
     for each in comparisons:
@@ -79,6 +90,11 @@ def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
                 log.info("%s: %s; updating it", each.title, different)
             else:
                 log.warning("%s is reused as it is: %s", each.title, different)
+
+
+def _may_stay(different: Difference, manner: Manner) -> bool:
+    """Whether the same data lands in the same place all the same, and a run comes for the task to wait for."""
+    return different.may_stay and not (manner.waits and different.what in ("interval", "timeUnit"))
 
 
 def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequence[str], manner: Manner) -> str:
@@ -98,6 +114,38 @@ def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequenc
 def cannot_change(comparison: Comparison) -> str:
     told = "; ".join(map(str, comparison.differences))
     return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
+
+
+def check_run_is_of(wish: ExportWish, ids: ExportIds, run: FlowRun) -> Procedure[None]:
+    """What a run has exported is what the task asked for: the export is so now, and was so when the run was created.
+
+    Raises:
+        ExportChanged: somebody has changed it meanwhile, or it was changed after the run was created.
+        EntityNotFound: a part of it is gone.
+    """
+    source, target, dataflow = yield from together(
+        iter(calls.get_source_connection(ids.source_connection_id)),
+        iter(calls.get_target_connection(ids.target_connection_id)),
+        iter(calls.get_dataflow(ids.dataflow_id)),
+    )
+    comparisons = (
+        compare(SOURCE_CONNECTIONS, wish.source, source),
+        compare(TARGET_CONNECTIONS, wish.target(ids.base_connection_id), target),
+        compare(DATAFLOWS, wish.dataflow(source.id, target.id), dataflow),
+    )
+    for each in comparisons:
+        different = [str(different) for different in each.differences if not different.may_stay]
+        if different:
+            why = f"{each.title} was changed while the task waited: {'; '.join(different)}"
+            raise ExportChanged(f"flow run {run.id} may have exported other data than the DAG says: {why}")
+    since = ((source.created_ms, comparisons[0]), (target.updated_ms, comparisons[1]))
+    for since_ms, each in (*since, (folders_since_ms(dataflow), comparisons[2])):
+        if run.created_ms < since_ms:
+            told = f"flow run {run.id} was created at {when(run.created_ms)}, before {each.title} became what it is now"
+            advice = "wait for it with a sensor, which tells what became of it and not what it has exported"
+            raise ExportChanged(
+                f"{told}, at {when(since_ms)}: it may have exported other data than the DAG says; {advice}"
+            )
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:

@@ -35,6 +35,7 @@ from airflow_provider_aep.api.errors import (
     PlatformUnavailable,
     RequestRefused,
 )
+from airflow_provider_aep.api.marks import is_marked, is_superseded, is_unconfirmed
 from airflow_provider_aep.api.once import (
     VANISHING,
     RaceLost,
@@ -48,9 +49,6 @@ from airflow_provider_aep.api.once import (
     find,
     find_named,
     is_gone,
-    is_marked,
-    is_superseded,
-    is_unconfirmed,
     look_for,
     only,
     stand_back,
@@ -174,7 +172,9 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
         EntityExists: it writes to another target connection, which Adobe cannot change; or `if_exists="fail"`.
         SeveralEntities: others have made several of this name.
     """
-    check_kind("target_connection_id", (yield from calls.get_target_connection(wish.target_connection_id)), wish.kind)
+    target = yield from calls.get_target_connection(wish.target_connection_id)
+    check_kind("target_connection_id", target, wish.kind)
+    _check_place(wish, target)
     now = yield from adobe_now()
     there = yield from find_or_make(wish.wanted(now), manner, elsewhere=lambda: _renamed(wish))
     if there.entity and manner.if_exists != "fail" and is_marked(there.entity):
@@ -191,13 +191,26 @@ def ensure_dataflow(wish: DataflowWish, manner: Manner) -> Procedure[DataflowId]
     return DataflowId(there.id)
 
 
+def _check_place(wish: DataflowWish, target: TargetConnection) -> None:
+    """Refuse a target connection for another place than the dataflow's destination names.
+
+    Raises:
+        InvalidExport: it is.
+    """
+    for member, value in wish.place:
+        there = str(target.params.get(member) or "")
+        if there.rstrip("/") != value.rstrip("/"):
+            rule = f"is {target.name!r}, whose {member} is {there!r}; the destination of the dataflow says {value!r}"
+            raise InvalidExport("target_connection_id", target.id, rule)
+
+
 def update_dataflow(wish: DataflowWish, found: Dataflow, manner: Manner, now: datetime) -> Procedure[None]:
     """Change a dataflow as the user wants it, or tell that it is about to end."""
     if manner.if_exists != "update":
         warn_of_end(found, now)
         return
-    if wish.operations(found, now):
-        last = yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now))
+    if wish.operations(found, now, manner):
+        last = yield from change(DATAFLOWS, found.id, lambda fresh: wish.operations(fresh, now, manner))
         # Only now are old source connections of no use. A death before they are gone leaves them to the next run.
         for old in {found.source_connection_id, last.source_connection_id} - {wish.source_connection_id}:
             yield from _discard_old_source(old, wish.source_connection_id)

@@ -105,6 +105,7 @@ def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
         "state": raw.get("state") or "",
         "description": raw.get("description") or "",
         "created_ms": int(raw.get("createdAt") or 0),
+        "updated_ms": int(raw.get("updatedAt") or 0),
     }
 
 

@@ -30,14 +30,18 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.once import Maker, Wanted, account_of, is_marked
+from airflow_provider_aep.api.marks import Maker, account_of, is_marked
+from airflow_provider_aep.api.once import Wanted
 from airflow_provider_aep.api.schedule import (
     Schedule,
     end_seconds,
+    folders_of,
+    interval_seconds,
     merged_params,
     schedule_differences,
     schedule_params,
     schedule_text,
+    start_seconds,
 )
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class Manner:
     if_exists: IfExists
     maker: Maker
     settle_seconds: float
+    shares_name: bool = False  # a mapped task whose name was given, so that others may bear it, too
+    waits: bool = False  # for the run of its own slot, which another interval would take away
 
     @property
     def first_look_seconds(self) -> float:
@@ -208,6 +214,7 @@ class DataflowWish(NamedTuple):
     target_connection_id: TargetConnectionId
     schedule: Schedule
     folder_template: str | None = None
+    place: Sequence[tuple[str, str]] = ()  # what a step operator was told of the target connection's params
 
     def wanted(self, now: datetime) -> Wanted:
         def make(note: str) -> calls.Call[calls.Created]:
@@ -240,9 +247,14 @@ class DataflowWish(NamedTuple):
     def schedule_differences(self, found: Dataflow) -> list[tuple[str, str, str]]:
         return schedule_differences(self.schedule, self.folder_template, found.schedule)
 
-    def operations(self, found: Dataflow, now: datetime) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found dataflow as it is wanted; whole objects, because of how `replace` works."""
+    def operations(self, found: Dataflow, now: datetime, manner: Manner) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found dataflow as it is wanted, and says who did so.
+
+        Whole objects, because of how `replace` works. A mapped task whose name others may bear says so even if it has
+        nothing to change: another one of its DAG run must not change it then.
+        """
         operations = _rename(self.name, found)
+        moved: dict[str, int] = {}
         if self.source_connection_id != found.source_connection_id:
             operations.append(replacement("/sourceConnectionIds", [self.source_connection_id]))
         there = dict(found.schedule)
@@ -253,6 +265,10 @@ class DataflowWish(NamedTuple):
             params = merged_params(self.schedule, self.folder_template, there, now)
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
+                moved = _moved(found.schedule, params, int(now.timestamp() * 1000))
+        asked = manner.shares_name and not manner.maker.is_of_this_run(found)
+        if is_marked(found) and (asked or any(each["path"] != "/name" for each in operations)):
+            operations.append(replacement("/description", manner.maker.remark(found, **moved)))
         return operations
 
 
@@ -315,6 +331,13 @@ def _rename(name: str, found: Entity) -> list[dict[str, Any]]:
 
 def replacement(path: str, value: Any) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
+
+
+def _moved(before: Mapping[str, Any], after: Mapping[str, Any], now_ms: int) -> dict[str, int]:
+    """Whether another schedule has other slots, or other folders; what `Maker.remark` tells of that."""
+    start_and_interval = (start_seconds(before), interval_seconds(before))
+    moved = {} if start_and_interval == (start_seconds(after), interval_seconds(after)) else {"slots_ms": now_ms}
+    return moved if folders_of(before) == folders_of(after) else {**moved, "folders_ms": now_ms}
 
 
 def adobe_now() -> Procedure[datetime]:
