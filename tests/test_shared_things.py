@@ -274,6 +274,17 @@ def test_in_each_dag_run_one_of_two_mapped_tasks_of_one_name_is_told(other: Expo
     )
 
 
+def test_of_two_mapped_target_steps_of_one_name_one_is_told_in_each_dag_run() -> None:
+    adobe = Adobe()
+    base = adobe.run(ensure_base_connection(base_wish(), manner()))
+    here, there = (wish(target_params={**wish().target_params, "path": path}).target(base) for path in "ab")
+    for run in range(3):
+        how = [manner(f"dag.to, run {run}, map index {n}", if_exists="update", shares_name=True) for n in (0, 1)]
+        adobe.run(ensure_target_connection(here, how[0]))
+        with pytest.raises(EntityExists, match="by another mapped task of this DAG run"):
+            adobe.run(ensure_target_connection(there, how[1]))
+
+
 @pytest.mark.parametrize(("hours", "waits"), [(6, True), (6, False), (3, True)])
 def test_another_interval_is_refused_where_the_task_waits_for_its_own_slot(hours: int, waits: bool) -> None:
     adobe = Adobe()

@@ -119,7 +119,7 @@ def ensure_target_connection(wish: TargetWish, manner: Manner) -> Procedure[Targ
         there = yield from find_or_make(wish.wanted(), manner)
     if there.entity:
         settle([compare(TARGET_CONNECTIONS, wish, there.entity)], manner)
-        yield from update_target(wish, there.entity, manner)
+        yield from update_target(wish, there.entity, manner, shares_name=manner.shares_name)
     return TargetConnectionId(there.id)
 
 
@@ -134,10 +134,16 @@ def check_kind(argument: str, given: BaseConnection | TargetConnection, kind: Ki
         raise InvalidExport(argument, given.id, rule)
 
 
-def update_target(wish: TargetWish, found: TargetConnection, manner: Manner) -> Procedure[None]:
+def update_target(
+    wish: TargetWish, found: TargetConnection, manner: Manner, *, shares_name: bool = False
+) -> Procedure[None]:
     """Change a target connection as the user wants it."""
-    if manner.if_exists == "update" and wish.operations(found, manner.maker):
-        yield from change(TARGET_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker))
+
+    def operations(fresh: TargetConnection) -> list[dict[str, Any]]:
+        return wish.operations(fresh, manner.maker, shares_name=shares_name)
+
+    if manner.if_exists == "update" and operations(found):
+        yield from change(TARGET_CONNECTIONS, found.id, operations)
 
 
 def remove_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> Procedure[None]:

@@ -189,13 +189,17 @@ class TargetWish(NamedTuple):
         ]
         return different
 
-    def operations(self, found: TargetConnection, maker: Maker) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found target connection as it is wanted, and says who did so."""
+    def operations(self, found: TargetConnection, maker: Maker, *, shares_name: bool = False) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found target connection as it is wanted, and says who did so.
+
+        `shares_name`: see `DataflowWish.operations`; of a whole export the dataflow says it.
+        """
         operations = _rename(self.name, found)
         if not all(_is_same(value, found.params.get(member, False)) for member, value in self._asked.items()):
             # Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay.
             operations.append(replacement("/params", {**found.params, **self._asked}))
-        if operations and is_marked(found):  # so that another mapped task of this DAG run does not change it back
+        asked = shares_name and not maker.is_of_this_run(found)
+        if (operations or asked) and is_marked(found):  # so that no other mapped task of this DAG run changes it back
             operations.append(replacement("/description", maker.description))
         return operations
 
