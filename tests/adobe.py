@@ -19,14 +19,6 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from airflow.sdk import BaseOperator
 from airflow.sdk.api.datamodels._generated import DagRunType  # what a worker is handed
-from airflow.sdk.exceptions import (
-    AirflowFailException,
-    AirflowRescheduleException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    TaskDeferred,
-)
-from airflow.sdk.serde import deserialize, serialize
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_aep.api.calls import Call, enable_dataflow
@@ -36,6 +28,16 @@ from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepExportDatasetsOperator
+from tests.airflow_places import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+    deserialize,
+    import_string,
+    serialize,
+)
 
 BASE = "/data/foundation/flowservice"
 DATASET = SEEDED[0].id
@@ -223,8 +225,6 @@ def context(**members: Any) -> Any:
 
 def rebuilt(trigger: BaseTrigger) -> BaseTrigger:
     """A trigger as the triggerer gets it: serialized, stored as JSON, read and made anew."""
-    from airflow.sdk._shared.module_loading import import_string
-
     path, arguments = trigger.serialize()
     stored = json.dumps(serialize(arguments))
     read: Any = deserialize(json.loads(stored))

@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.dag_processing.bundles.manager import DagBundlesManager
-from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.sdk import DAG
 from airflow.utils.session import create_session
 from sqlalchemy import select
+
+from tests.airflow_places import AIRFLOW
+
+if not TYPE_CHECKING and AIRFLOW < (3, 2):
+    from airflow.models.dagbag import DagBag, sync_bag_to_db
+
+    BUNDLE: dict[str, Any] = {}
+else:
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    BUNDLE: dict[str, Any] = {"bundle_name": "dags-folder"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def _key(row: Any) -> str:
 def run_dag(dag: DAG, **arguments: Any) -> Finished:
     """Run it once; `arguments` are those of `dag.test()`."""
     DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]  # Airflow's is not typed
-    bag = DagBag(dag_folder=os.devnull, bundle_name="dags-folder")
+    bag = DagBag(dag_folder=os.devnull, **BUNDLE)
     bag.bag_dag(dag)
     sync_bag_to_db(bag, bundle_name="dags-folder", bundle_version=None)
     with warnings.catch_warnings():

@@ -182,6 +182,13 @@ class RealAirflow:
         listed = self.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
         return {each["task_id"]: each for each in listed["task_instances"]}
 
+    def rendered(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """A task's rendered templates; the list of task instances leaves them out on 3.1."""
+        fields: dict[str, Any] = self.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")[
+            "rendered_fields"
+        ]
+        return fields
+
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.api("GET", path)["value"]

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset, XComArg, task
-from airflow.sdk.exceptions import AirflowFailException
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_aep import operators, sensors
 from airflow_provider_aep.api.destinations import AmazonS3, DataLandingZone, Sftp
@@ -27,6 +25,7 @@ from airflow_provider_aep.operators import (
 )
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import DATASET, OTHER_DATASET, Adobe, context
+from tests.airflow_places import AirflowFailException, DagSerialization
 
 S3 = AmazonS3("lake-exports", "profiles")
 GOOD: dict[type[Any], dict[str, Any]] = {

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import DAG, BaseOperator, XComArg
-from airflow.serialization.serialized_objects import DagSerialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +34,7 @@ from airflow_provider_aep.api.destinations import (
 )
 from airflow_provider_aep.api.errors import InvalidExport
 from airflow_provider_aep.api.schedule import Every, Once
+from tests.airflow_places import AIRFLOW, DagSerialization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,7 +360,8 @@ def test_a_dag_with_them_is_serialised(dag: DAG, destination: Destination) -> No
 
     plain: Any = restored.task_dict["plain"]
     assert list(destination) == plain.destination
-    assert plain.schedule[0] == 3
+    # For the UI; 3.1 has a text for what holds a moment.
+    assert plain.schedule[0] == 3 if AIRFLOW >= (3, 2) else plain.schedule == str(schedule)
     assert {"make"} == plain.upstream_task_ids == restored.task_dict["mapped"].upstream_task_ids
     assert written == json.dumps(DagSerialization.to_dict(dag), sort_keys=True)
     assert restored.task_dict["mapped"].get_parse_time_mapped_ti_count() == 2

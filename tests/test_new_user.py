@@ -27,7 +27,12 @@ TRIGGERED = ("one_name", "names_apart", "places", "changed", "rescheduled", "dis
 
 DAGS = f"""
 import pendulum
-from airflow.sdk import DAG, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, Param, task
+
+try:
+    from airflow.sdk import CronTriggerTimetable
+except ImportError:  # 3.1
+    from airflow.timetables.trigger import CronTriggerTimetable
 
 from airflow_provider_aep.api.destinations import AmazonS3, AzureBlob
 from airflow_provider_aep.api.schedule import Every, Once

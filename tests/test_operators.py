@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from airflow_provider_aep.api.calls import DATAFLOWS, get_dataflow, patch_entity
 from airflow_provider_aep.api.destinations import (
@@ -42,6 +41,7 @@ from airflow_provider_aep.operators import (
 )
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, later
+from tests.airflow_places import AirflowFailException, AirflowSkipException, TaskDeferred
 from tests.dag_runs import Finished
 from tests.real_airflow import connections
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.airflow_places import AIRFLOW
+
 ROOT = Path(__file__).parent.parent
-MOST_MODULES = 15  # the budget in time is 5 ms, which a test on a shared machine cannot hold anybody to
+# The budget in time is 5 ms, which a test on a shared machine cannot hold anybody to. `airflow.sdk` of 3.1 leaves the
+# base of sensors to whoever needs it.
+MOST_MODULES = 15 if AIRFLOW >= (3, 2) else 16
 HEAVY = {"aiohttp", "requests", "starlette", "uvicorn", "fastapi", "pyarrow", "pandas", "sqlalchemy", "concurrent"}
 
 # The DAG processor has loaded Airflow before it forks for a file, so only what is new after that counts.

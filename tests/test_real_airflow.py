@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator.datasets import SEEDED
+from tests.airflow_places import AIRFLOW
 from tests.real_airflow import EXAMPLES, SECRETS, RealAirflow, airflow, emulator
 
 TRIGGERED = sorted({path.stem for path in EXAMPLES.glob("example_*.py")} - {"example_aep_scheduled"})
@@ -101,11 +102,10 @@ def test_the_rendered_fields_tell_types_and_options(real: RealAirflow, finished:
     """In Airflow's own list of rendered templates a destination is a bare list of its fields."""
     run_id = finished["example_aep_demo"]
     assert real.wait_for_run("example_aep_demo", run_id) == "success"
-    tasks = real.tasks("example_aep_demo", run_id)
-    told = tasks["export"]["rendered_fields"]["options"]
+    told = real.rendered("example_aep_demo", run_id, "export")["options"]
     assert told["destination"].startswith("AmazonS3(bucket='lake-exports', path='demo/manual__")
     assert (told["schedule"], told["if_exists"]) == ("Once(start=None, end=None)", "reuse")
-    assert tasks["wait_for_run"]["rendered_fields"]["options"]["on_missing"] == "skip"
+    assert real.rendered("example_aep_demo", run_id, "wait_for_run")["options"]["on_missing"] == "skip"
 
 
 def test_airflow_knows_the_provider(real: RealAirflow) -> None:
@@ -168,6 +168,7 @@ def test_the_test_button_tells_which_step_failed(
     assert re.fullmatch(message + asked, told["message"]), told
 
 
+@pytest.mark.skipif(AIRFLOW < (3, 3), reason="before 3.3 Airflow does not compare host and port with the stored ones")
 def test_airflow_itself_refuses_to_test_a_connection_without_a_port(real: RealAirflow) -> None:
     """Why the form asks for the port. Where this fails, Airflow is mended: hide the port and drop the README's row."""
     status, told = press_test(real, "no_port")
@@ -175,6 +176,7 @@ def test_airflow_itself_refuses_to_test_a_connection_without_a_port(real: RealAi
     assert told["detail"].startswith("The host or port to test differs from the stored connection")
 
 
+@pytest.mark.skipif(AIRFLOW < (3, 2), reason="the form of 3.1 does not read what a provider says of its fields")
 def test_the_form_hides_no_field_that_is_needed_and_never_blocks_save(real: RealAirflow) -> None:
     """As the UI gets it: Save is grey while a field without `null` is empty, also in a section that is folded."""
     (form,) = [each for each in real.api("GET", "/ui/connections/hook_meta") if each["connection_type"] == "aep"]

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_provider_aep.api.destinations import (
     AdlsGen2,
@@ -30,6 +29,7 @@ from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
 from tests.adobe import DATASET, Adobe, context, events_of, later
+from tests.airflow_places import TaskDeferred
 from tests.dag_runs import run_dag
 from tests.real_airflow import SECRETS
 

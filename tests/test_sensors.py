@@ -12,13 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, BaseOperator, DeltaTriggerTimetable
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.api.datamodels._generated import DagRunType
-from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
 from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import Adobe, Ended, context, ended, later
+from tests.airflow_places import DeltaTriggerTimetable, TaskDeferralError, TaskDeferred
 
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},

@@ -9,19 +9,19 @@ from typing import Any
 
 import pendulum
 import pytest
-from airflow.sdk import (
-    DAG,
-    CronDataIntervalTimetable,
-    CronTriggerTimetable,
-    DeltaDataIntervalTimetable,
-    DeltaTriggerTimetable,
-)
+from airflow.sdk import DAG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus, awaited_run
 from airflow_provider_aep.api.slots import Aim, Window, aim_of, aim_of_one_time, ending, fingerprint
 from airflow_provider_aep.waiting import next_due_ms
+from tests.airflow_places import (
+    CronDataIntervalTimetable,
+    CronTriggerTimetable,
+    DeltaDataIntervalTimetable,
+    DeltaTriggerTimetable,
+)
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
