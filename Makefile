@@ -2,7 +2,7 @@
 PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench compat clean
 
 demo: .venv/made
 	.venv/bin/python -m airflow_provider_aep.emulator.demo
@@ -12,6 +12,11 @@ test: .venv/made
 
 bench: .bench/made
 	.bench/bin/python benchmarks/run.py
+
+# Makes its environments in .compat itself, one for each Python and Airflow.
+compat:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found on the path" >&2; exit 1; }
+	$(PYTHON) tests/compat.py
 
 .venv/made: pyproject.toml tests/constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found on the path" >&2; exit 1; }
@@ -29,4 +34,4 @@ bench: .bench/made
 	touch .bench/made
 
 clean:
-	rm -rf .venv .bench demo-data
+	rm -rf .venv .bench .compat demo-data
