@@ -104,9 +104,10 @@ class RunWait:
         self.aim: Aim | None = None
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
-        self._outage = ""
+        self._outage: str | None = None  # not known yet; "" is none
         self._began_at = self._spoke_at = time.monotonic()
-        self._memory = context.get("task_state_store")
+        # Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
+        self._memory = context.get("task_state_store") if getattr(task, "reschedule", False) else None
 
     def look(self, hook: AepHook) -> FlowRun | None:
         """Ask once; the run if it has ended. A run once found is stayed with.
@@ -127,13 +128,9 @@ class RunWait:
                 session.settings = replace(session.settings, attempts=1)
                 run = session.run(asked_thrice(lambda: self._ask(session.settings)))
         except PlatformUnavailable as trouble:
-            if not self._outage:
-                log.warning("%s; the wait goes on", trouble)
-            self._outage = str(trouble)
+            self._note_outage(str(trouble))
             return None
-        if self._outage:
-            log.info("Adobe answers again; the wait goes on")
-            self._outage = ""
+        self._note_outage("")
         if time.monotonic() - self._spoke_at >= SIGN_OF_LIFE_SECONDS:
             self._spoke_at = time.monotonic()
             log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, self._spoke_at - self._began_at)
@@ -146,7 +143,7 @@ class RunWait:
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
             log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
         if run.id != self.run_id:
-            self._remember(run.id)
+            self._keep("run", run.id)
         self.run_id, self.seen = run.id, run
         return run if run.has_ended else None
 
@@ -157,7 +154,7 @@ class RunWait:
         from airflow_provider_aep.api.slots import fingerprint
 
         dataflow_id = DataflowId(self.dataflow_id)
-        run_id = self.run_id or self._remembered()
+        run_id = self.run_id or self._recall("run")
         if run_id:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
         lag_ms = int(settings.visibility_seconds * 1000)
@@ -211,20 +208,33 @@ class RunWait:
         else:
             raise AirflowFailException(f"{text} (on_missing={self.on_missing!r})")
 
-    def _remember(self, run_id: str) -> None:
-        """Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
+    def _note_outage(self, trouble: str) -> None:
+        """One line when an outage begins and one when it ends, not one for each look."""
+        if self._outage is None:
+            self._outage = self._recall("outage")
+        if trouble and not self._outage:
+            log.warning("%s; the wait goes on", trouble)
+            self._keep("outage", trouble)
+        elif self._outage and not trouble:
+            log.info("Adobe answers again; the wait goes on")
+            self._keep("outage", "")
+        self._outage = trouble
 
-        Without it, each poke finds the earliest run anew, which is the same one unless Adobe lists an earlier one late.
+    def _keep(self, what: str, text: str) -> None:
+        """Remember it for the next poke.
+
+        Without a memory each poke finds the earliest run anew, which is the same one unless Adobe lists an earlier one
+        late, and tells of an outage anew.
         """
         if self._memory is not None:
-            self._memory.set(self._key(), run_id)
+            self._memory.set(self._key(what), text)
 
-    def _remembered(self) -> str | None:
-        found = None if self._memory is None else self._memory.get(self._key())
-        return found if isinstance(found, str) and found else None
+    def _recall(self, what: str) -> str:
+        found = None if self._memory is None else self._memory.get(self._key(what))
+        return found if isinstance(found, str) else ""
 
-    def _key(self) -> str:
-        return f"aep_run_{self.dataflow_id}_{self.after_ms}"
+    def _key(self, what: str) -> str:
+        return f"aep_{what}_{self.dataflow_id}_{self.after_ms}"
 
     def _last_seen(self) -> tuple[str, str, str] | None:
         return (self.seen.id, self.seen.raw_status, self.seen.outcome) if self.seen else None

@@ -199,6 +199,21 @@ def test_a_run_once_found_is_stayed_with(mode: str, adobe: Adobe) -> None:
     assert len(asked) > 1
 
 
+def test_pokes_between_reschedules_tell_of_an_outage_once(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
+    flow = adobe.dataflow("outage between reschedules")
+    adobe.run(flow, ended=False, seconds=100)
+    about = context(task_state_store=StateStore())
+    adobe.fault("GET /flows/*", status=503, times=3)
+
+    with later(2.5, lambda: adobe.advance(200)):
+        end = ended(sensor, about, dataflow_id=flow, after=None, mode="reschedule")
+
+    assert end.state == "success"
+    told = [record.getMessage() for record in caplog.records if "the wait goes on" in record.getMessage()]
+    assert (len(told), told[-1]) == (2, "Adobe answers again; the wait goes on")
+    assert told[0].startswith("GET /flows/")
+
+
 def test_without_airflows_memory_each_poke_finds_the_earliest_run(adobe: Adobe) -> None:
     """Before 3.3, where nothing lasts between two pokes of `mode="reschedule"`."""
     flow = adobe.dataflow("forgotten")
