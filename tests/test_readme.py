@@ -15,6 +15,7 @@ import pytest
 from airflow_provider_aep import get_provider_info, operators, sensors
 from airflow_provider_aep.api import credentials, destinations, schedule
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
+from tests.compat import PYTHONS, airflow_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -128,6 +129,15 @@ def test_the_commands_are_targets() -> None:
     for target in re.findall(r"`make (\w+)`", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_versions_claimed_are_those_tried() -> None:
+    tried = {airflow_of(pins): pins for pins in (ROOT / "tests").glob("constraints*.txt")}
+    lines = [line.strip("| ").split(" | ") for line in section("Compatibility").splitlines() if line.startswith("| 3.")]
+    assert {airflow for airflow, *_ in lines} == set(tried)
+    newest = airflow_of(ROOT / "tests" / "constraints.txt")
+    pythons = {tuple(map(int, python.split(".")[:2])) for airflow, python, *_ in lines if airflow == newest}
+    assert pythons == set(PYTHONS)
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`\[aep\] (\w+)`", README))))
