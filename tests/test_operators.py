@@ -219,6 +219,32 @@ def test_what_arrives_is_what_adobe_documents(way: str, adobe: Adobe) -> None:
         assert base64.b64decode(base["auth"]["params"]["sshKey"]).decode() == PRIVATE_KEY
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("if_exists", ["reuse", "update"])
+def test_an_unchanged_export_is_found_again(if_exists: Any, way: str, adobe: Adobe) -> None:
+    """With each destination and each way of logging in."""
+    destination, conn_id, *_ = WAYS[way]
+    name = f"again: {way.replace(',', '')} {if_exists}"
+
+    def set_up() -> Any:
+        return AepExportDatasetsOperator(
+            task_id="export",
+            dataset_ids=DATASET,
+            destination=destination,
+            destination_conn_id=conn_id,
+            base_connection_name=f"base of {name}",
+            schedule=Every(hours=6, start="2099-01-01T00:00Z", end="2100-01-01T00:00Z"),
+            name=name,
+            if_exists=if_exists,
+        ).execute(context())
+
+    first = set_up()
+    adobe.line.sent.clear()
+    assert set_up() == first
+    changed = [] if if_exists == "reuse" or conn_id is None else [f"PATCH /connections/{first['base_connection_id']}"]
+    assert [each for each in adobe.requests if not each.startswith("GET")] == changed
+
+
 def _named(dataset: str, source: Any) -> dict[str, str]:
     """Adobe's samples give a dataset's name too, which is optional."""
     sent: dict[str, str] = next(each for each in source["params"]["datasets"] if each["dataSetId"] == dataset)

@@ -17,6 +17,7 @@ from airflow_provider_aep.api.marks import MARK, slots_since_ms
 from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.api.settling import check_run_is_of
 from airflow_provider_aep.api.steps import ensure_base_connection, ensure_dataflow, ensure_target_connection
+from airflow_provider_aep.api.wire import read_base_connection
 from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
 from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
 from tests.test_races import Task, race
@@ -425,6 +426,30 @@ def test_another_account_behind_the_same_airflow_connection_is_noticed() -> None
         adobe.task(wish(base=theirs), name="dag.export, run 3")
     adobe.task(wish(base=theirs), name="dag.export, run 4", if_exists="update")
     adobe.task(wish(base=theirs), name="dag.export, run 5")
+
+
+@pytest.mark.parametrize(
+    ("params", "account", "is_same"),
+    [
+        ({"domain": "sftp.example.org", "username": "exporter", "port": 2222}, "exporter@sftp.example.org:2222", True),
+        ({"domain": "SFTP.example.org", "username": "exporter"}, "exporter@sftp.example.org:2222", True),
+        ({"domain": "evil.example.org", "username": "exporter"}, "exporter@sftp.example.org:22", False),
+        ({"domain": "sftp.example.org", "username": "other", "port": 22}, "exporter@sftp.example.org:22", False),
+        ({"domain": "sftp.example.org", "username": "exporter", "port": 22}, "exporter@sftp.example.org:2222", False),
+        ({"domain": "****", "username": "****"}, "exporter@sftp.example.org:22", True),
+        ({"url": "abfss://lake@ours.dfs.core.windows.net/"}, "abfss://lake@ours.dfs.core.windows.net", True),
+        ({"url": "abfss://lake@theirs.dfs.core.windows.net"}, "abfss://lake@ours.dfs.core.windows.net", False),
+        ({"url": "<url>"}, "abfss://lake@ours.dfs.core.windows.net", True),
+        ({}, "exporter@sftp.example.org:22", True),
+    ],
+)
+def test_an_account_that_a_colleague_has_changed_is_noticed(
+    params: dict[str, Any], account: str, is_same: bool
+) -> None:
+    """As far as Adobe tells it: what is masked counts as not told."""
+    found = read_base_connection({"id": "b", "auth": {"specName": "S", "params": params}})
+    login = BaseWish("login", kind_of(S3), {"specName": "S", "params": {}}, account)
+    assert [each.what for each in login.differences(found)] == ([] if is_same else ["account"])
 
 
 def test_what_adobe_lists_is_returned_not_what_was_asked_for() -> None:

@@ -44,9 +44,12 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class BaseConnection(Entity):
-    """A login at a storage account; of `auth` only the name of its spec is read, nothing that may be a secret."""
+    """A login at a storage account; of `auth` is read the name of its spec and, where Adobe tells it, which account it
+    opens (as `credentials.account` writes it), nothing that may be a secret.
+    """
 
     auth_spec: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
@@ -111,9 +112,22 @@ def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
 
 @_reader("base connection")
 def read_base_connection(raw: Mapping[str, Any]) -> BaseConnection:
+    auth = raw.get("auth") or {}
     return BaseConnection(
-        **_common(raw, "connectionSpec"), auth_spec=str((raw.get("auth") or {}).get("specName") or "")
+        **_common(raw, "connectionSpec"),
+        auth_spec=str(auth.get("specName") or ""),
+        account=_account(auth.get("params") or {}),
     )
+
+
+def _account(params: Mapping[str, Any]) -> str:
+    """Whose storage a login opens, if Adobe tells: what it masks has no form of an address, and counts as not told."""
+    url, host, user = (str(params.get(name) or "") for name in ("url", "domain", "username"))
+    if re.fullmatch(r"abfss://[\w.-]+@[\w.-]+/?", url):
+        return url.rstrip("/")
+    if re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and re.fullmatch(r"[\w.@+-]+", user):
+        return f"{user}@{host}:{params['port']}" if params.get("port") else f"{user}@{host}"
+    return ""
 
 
 @_reader("source connection")

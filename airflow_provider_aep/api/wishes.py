@@ -109,13 +109,14 @@ class BaseWish(NamedTuple):
         )
 
     def differences(self, found: BaseConnection) -> list[Difference]:
-        """The way of logging in, if Adobe tells it, and the account, if the mark does; no secret is compared."""
+        """The way of logging in and the account, if Adobe or the mark tells them; no secret is compared."""
         different = []
         spec = str(self.auth["specName"]) if self.auth else ""
         if found.auth_spec not in ("", spec):
             different.append(Difference("auth.specName", spec or "none", found.auth_spec, is_fixed=True))
-        there = account_of(found)
-        if self.account and there and there != self.account:
+        there = found.account or account_of(found)
+        is_same = self.account.lower().startswith(f"{there.lower()}:") or self.account.lower() == there.lower()
+        if self.account and there and not is_same:  # Adobe may leave out the port
             different.append(Difference("account", self.account, there))
         return different
 
