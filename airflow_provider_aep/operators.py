@@ -28,7 +28,7 @@ from airflow_provider_aep.arguments import (
     texts,
 )
 from airflow_provider_aep.tasks import AepOperator, failing_at_once
-from airflow_provider_aep.waiting import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.waiting import OWN_RUN, LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class _EnsureOperator(AepOperator):
             check_entity_name("name", self.name)
         check_choice("if_exists", self.if_exists, ("reuse", "update", "fail"))
 
-    def manner(self, context: Context) -> Manner:
+    def manner(self, context: Context, *, waits: bool = False) -> Manner:
         """How to set up, and the mark that tells what this task has made from what others have."""
         import uuid
 
@@ -77,7 +77,7 @@ class _EnsureOperator(AepOperator):
         task = f"{self.dag_id}.{self.task_id}, run {ti.run_id}" + _map_text(context)
         maker = Maker(task, uuid.uuid4().hex[:8], again=ti.try_number > 1)
         shares_name = self.name is not None and bool(_map_text(context))
-        return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds, shares_name)
+        return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds, shares_name, waits)
 
     def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
@@ -553,11 +553,9 @@ class AepExportDatasetsOperator(_EnsureOperator):
         )
 
     def work(self, context: Context) -> dict[str, Any]:
-        import dataclasses
-
         from airflow_provider_aep.api.exports import set_up_export
 
-        manner = dataclasses.replace(self.manner(context), waits=self.wait_for_completion and self.after == "dag_run")
+        manner = self.manner(context, waits=self.wait_for_completion and self.after == OWN_RUN)
         ids = self.perform(set_up_export(self._wish(context), manner))
         result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:

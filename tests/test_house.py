@@ -30,7 +30,7 @@ TABLE: dict[str, set[str]] = {
     # leaves
     "api.entities": set(),
     "api.errors": {"api.entities"},
-    "api.credentials": {"api.errors"},
+    "api.credentials": {"api.errors", "api.masking"},
     "api.destinations": {"api.errors", "api.credentials"},
     "api.schedule": {"api.errors", "api.destinations"},
     "api.settings": {"api.errors", "api.credentials"},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.api.masking import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +32,6 @@ __all__ = [
     "login_from_connection",
     "secrets",
 ]
-
-
-#: A line of a private key that is worth hiding by itself; a log may show it alone.
-SHORTEST_LINE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +219,7 @@ def account(credential: Credential) -> str:
 def secrets(credential: Credential) -> tuple[str, ...]:
     """The texts to mask in logs: every secret field, and the parts of it that could be printed alone."""
     found = [getattr(credential, member.name) for member in fields(credential) if not member.repr]
-    if isinstance(credential, AzureConnectionString):
-        parts = (part.partition("=") for part in credential.connection_string.split(";"))
-        found += [value.strip() for name, _, value in parts if name.strip().lower() == "accountkey" and value.strip()]
-    if isinstance(credential, SftpSshKey):
-        key = base64.b64decode(credential.ssh_key).decode(errors="replace")
-        # Logs are masked line by line.
-        found += [key, *(line for line in key.splitlines() if len(line) >= SHORTEST_LINE and "-----" not in line)]
-    return tuple(found)
+    return (*found, *(part for secret in found for part in parts_of(secret) if part))
 
 
 #: Airflow's own connection types, where they say which storage is meant; any other type (such as generic) is taken.

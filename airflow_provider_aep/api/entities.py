@@ -18,6 +18,11 @@ DataflowId = NewType("DataflowId", str)
 FlowRunId = NewType("FlowRunId", str)
 
 
+#: The state of an entity that a DELETE has been accepted for, and that may still be listed. Source: Flow Service error
+#: catalogue, 1456 to 1458.
+VANISHING = "delete-finalizing"
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset that may be exported."""

@@ -80,8 +80,8 @@ def parts_of(secret: str) -> Iterator[str]:
         if is_pair and name.strip().lower().endswith(("key", "signature", "password")):
             yield value.strip()
     try:
-        decoded = base64.b64decode(secret, validate=True).decode("ascii")
-    except ValueError:  # not Base64, or not of text
+        decoded = base64.b64decode(secret, validate=True).decode(errors="replace")
+    except ValueError:  # not Base64
         decoded = ""
     for text in (secret, decoded):
         if "\n" in text.strip():

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import Call, Created, Kind, Now, Pause, Procedure
-from airflow_provider_aep.api.entities import Entity
+from airflow_provider_aep.api.entities import VANISHING, Entity
 from airflow_provider_aep.api.errors import (
     AccessDenied,
     AepError,
@@ -31,8 +31,6 @@ CREATE_ROUNDS = 4
 _LONGEST_WAIT_SECONDS = 300  # that a Retry-After is obeyed before an ambiguous creation is sent again
 _NEVER_MS = 2**63  # the creation time of an entity that no list has shown: younger than all that have been
 
-# An entity that a DELETE has been accepted for may still be listed. Source: Flow Service error catalogue, 1456 to 1458.
-VANISHING = "delete-finalizing"
 # Source: Flow Service error catalogue.
 _IN_USE = ("1418", "1447")
 

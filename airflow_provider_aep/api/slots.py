@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from airflow_provider_aep.api.entities import Dataflow
+from airflow_provider_aep.api.entities import VANISHING, Dataflow
 from airflow_provider_aep.api.schedule import end_seconds, interval_seconds, start_seconds
 
 
@@ -106,7 +106,7 @@ def ending(dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: i
     """
     if until_ms is not None and now_ms >= until_ms + lag_ms:
         return Ending(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
-    if dataflow.state == "delete-finalizing":
+    if dataflow.state == VANISHING:
         return Ending("it is being deleted", False)
     if dataflow.state in ("disabled", "disabling"):
         return Ending("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)

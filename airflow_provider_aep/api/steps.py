@@ -19,6 +19,7 @@ from airflow_provider_aep.api.calls import (
 )
 from airflow_provider_aep.api.destinations import Kind
 from airflow_provider_aep.api.entities import (
+    VANISHING,
     BaseConnection,
     BaseConnectionId,
     Dataflow,
@@ -37,7 +38,6 @@ from airflow_provider_aep.api.errors import (
 )
 from airflow_provider_aep.api.marks import is_marked, is_superseded, is_unconfirmed
 from airflow_provider_aep.api.once import (
-    VANISHING,
     RaceLost,
     Wanted,
     agree,
