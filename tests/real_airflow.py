@@ -119,12 +119,14 @@ class RealAirflow:
                 f"http://127.0.0.1:{self.port}{path}",
                 headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
                 json=body or None,
-                timeout=30,
+                timeout=90,
             )
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            if response.status_code not in (httpx.codes.INTERNAL_SERVER_ERROR, httpx.codes.SERVICE_UNAVAILABLE):
                 break
-            time.sleep(0.5)  # SQLite takes one writer at a time
-        response.raise_for_status()
+            time.sleep(0.5)  # SQLite takes one writer at a time; Airflow commits before it replies, so nothing was made
+        if response.is_error:
+            told = f"{method} {path}: HTTP {response.status_code} {response.text}\n{self.server_log()}"
+            raise httpx.HTTPStatusError(told, request=response.request, response=response)
         return response.json() if response.content else None
 
     def start(self, component: str, *arguments: str) -> None:
@@ -142,7 +144,11 @@ class RealAirflow:
                 self.token = self.api("GET", "/auth/token")["access_token"]
                 return
             time.sleep(0.5)
-        raise AssertionError((self.home / "api-server.log").read_text()[-3000:])
+        raise AssertionError(self.server_log())
+
+    def server_log(self) -> str:
+        """The end of what the API server has written."""
+        return (self.home / "api-server.log").read_text()[-3000:]
 
     def wait_for_dags(self, names: set[str], seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
@@ -230,6 +236,8 @@ def airflow(
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        # On a busy machine a writer may hold the database for longer than SQLite's 5 seconds.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__AEP__POLL_FLOOR_SECONDS": "1",
         "AEP_EMULATOR_DATA": str(home.parent / "adobe"),
     }

@@ -219,7 +219,7 @@ def backfill(real: RealAirflow) -> None:
                     real.api("PUT", f"/api/v2/backfills/{each['id']}/cancel")
         else:
             return
-    raise AssertionError((real.home / "api-server.log").read_text()[-3000:])
+    raise AssertionError(real.server_log())
 
 
 @pytest.fixture(scope="module")
