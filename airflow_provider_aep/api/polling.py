@@ -36,7 +36,7 @@ from airflow_provider_aep.api.errors import (
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.watchlist import PART, Item, Learned, Part, Watchlist, parts_of
+from airflow_provider_aep.api.watchlist import PART, Item, Learned, Part, Watchlist, milliseconds, parts_of
 from airflow_provider_aep.api.wire import Page, continuation_token
 
 OVERLAP_MS = 600_000
@@ -201,11 +201,13 @@ def _list(part: Part, learned: Learned) -> Procedure[list[Item]]:
         return calls.list_runs(*part.filters, *recent, order=order(used))
 
     items: dict[str, Item] = {}
+    began_ms: int = yield Now()
     page, used = yield from _first_page(means, learned, question)
     is_long = bool(page.next_href)
     yield from _read(page, items, lambda _page: part.is_answered(list(items.values()), order(used), since_ms))
     if is_long and not order(used):
-        yield from _read_front_again(items, question(used))
+        replied_ms: int = yield Now()
+        yield from _read_front_again(items, question(used), since_ms=min(began_ms, replied_ms) - OVERLAP_MS)
     return list(items.values())
 
 
@@ -265,22 +267,22 @@ def _next_page(page: Page) -> Procedure[Page]:
         ) from None
 
 
-def _read_front_again(items: dict[str, Item], question: Call[Page]) -> Procedure[None]:
+def _read_front_again(items: dict[str, Item], question: Call[Page], *, since_ms: int) -> Procedure[None]:
     """Where Adobe takes no order, what changed while the list was read may have moved to its front, out of our way.
 
-    The front is read until it shows nothing new. Source of Adobe's own order, most recently created or updated first:
-    destinations OpenAPI, parameter `orderby`.
+    The front is read, back to `since_ms` for changes that Adobe shows late, until it shows nothing new. Source of
+    Adobe's own order, most recently created or updated first: destinations OpenAPI, parameter `orderby`.
     """
     for _ in range(_MOST_ROUNDS):
         stamps = {run_id: item.get("updatedAt") for run_id, item in items.items()}
 
         def is_known(page: Page, stamps: Mapping[str, object] = stamps) -> bool:
-            return all(stamps.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
+            goes_back = all(milliseconds(item, "updatedAt") < since_ms for item in page.items[-1:])
+            return goes_back and all(stamps.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
 
-        front = yield from question
-        if is_known(front):
+        yield from _read((yield from question), items, is_known)
+        if stamps == {run_id: item.get("updatedAt") for run_id, item in items.items()}:
             return
-        yield from _read(front, items, is_known)
 
 
 def _refuses_filter(error: RequestRefused) -> bool:

@@ -235,7 +235,7 @@ class Part:
 
         Without an order Adobe lists first what was created or updated last; no run was created after its last update.
         """
-        stamps = [_number(item, order.lstrip("-") or "updatedAt") for item in items]
+        stamps = [milliseconds(item, order.lstrip("-") or "updatedAt") for item in items]
         ascending = order == "createdAt"
         if not stamps or stamps != sorted(stamps, reverse=not ascending):
             return False
@@ -296,13 +296,14 @@ def _chunks(group: Mapping[str, list[Awaited]], most: int) -> Iterator[dict[str,
         yield chunk
 
 
-def _number(item: Item, name: str) -> int:
+def milliseconds(item: Item, name: str) -> int:
+    """A time of a run in milliseconds; 0 where Adobe gives none."""
     value = item.get(name)
     return value if isinstance(value, int) else 0
 
 
 def _created_ms(item: Item) -> int:
-    return _number(item, "createdAt")
+    return milliseconds(item, "createdAt")
 
 
 def _sort_key(item: Item) -> tuple[int, str]:
