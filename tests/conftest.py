@@ -17,6 +17,7 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from airflow_provider_aep.api.auth import forget_tokens
 from airflow_provider_aep.api.session import AsyncSession, Session
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
     from tests.adobe import Adobe
     from tests.dag_runs import Finished
+
+# `make test` draws the same examples each time, so that a red one is red for the change at hand; a search draws others,
+# and more where a test does not say how many: `pytest --hypothesis-profile=search`.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=20_000, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

@@ -373,7 +373,7 @@ MEMBERS = ["name", "connectionSpec", "auth", "params", "baseConnectionId", "flow
 MEMBERS += ["targetConnectionIds", "scheduleParams", "transformations", "description"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(KINDS), member=st.sampled_from(MEMBERS), value=JSON)
 def test_no_body_brings_it_down(adobe: Adobe, kind: str, member: str, value: Any) -> None:
     """A body with any one member replaced by anything is taken or refused, never a crash (500)."""
@@ -382,7 +382,7 @@ def test_no_body_brings_it_down(adobe: Adobe, kind: str, member: str, value: Any
     assert reply.status_code in (201, 400, 422), reply.text
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(KINDS),
     operation=st.sampled_from(["add", "replace", "remove", "MOVE"]) | JSON,

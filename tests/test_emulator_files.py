@@ -476,7 +476,7 @@ def test_a_link_in_a_bucket_does_not_lead_out_of_the_root(tmp_path: Path) -> Non
 hostile = st.text(alphabet=["a", ".", "/", "\\", "%", "~", " ", "\x00"], max_size=12)
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100, database=None)
 @given(bucket=hostile, path=hostile, template=hostile, name=hostile)
 def test_whatever_is_asked_for_files_stay_in_their_bucket(
     tmp_path_factory: pytest.TempPathFactory, bucket: str, path: str, template: str, name: str

@@ -36,7 +36,7 @@ from tests.emulator_client import (
 ADHOC = "/data/core/activation/disflowprovider/adhocrun"
 CONFIGS = f"/connectionSpecs/{DATA_LAKE}/configs?outputType=activationDatasets&outputField=datasets"
 DIGITS = "9" * 5000  # more than Python reads
-WHATEVER = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WHATEVER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api import calls
@@ -55,6 +55,8 @@ def test_whatever_the_form(secret: str, form: str) -> None:
     assert without_secrets(text, [secret]) == "cannot accept ***, sorry"
 
 
+@example("00000%", "JSON in an address")
+@example("a & b &", "HTML")
 @given(st.text(min_size=6).filter(lambda text: len(text.strip()) >= 6), st.sampled_from(sorted(QUOTED)))
 def test_whatever_the_secret(secret: str, form: str) -> None:
     secret = secret.encode(errors="replace").decode().strip()

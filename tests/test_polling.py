@@ -403,7 +403,7 @@ GENERATE = (Phase.explicit, Phase.generate)  # a seed means nothing when it is m
 MEANS = ["updatedAt", "createdAt", "lists", "orderby"]
 
 
-@settings(max_examples=100, deadline=None, phases=GENERATE)
+@settings(max_examples=100, phases=GENERATE)
 @given(
     seed=st.integers(0, 2**32),
     refused=st.frozensets(st.sampled_from(MEANS)),
@@ -415,6 +415,8 @@ MEANS = ["updatedAt", "createdAt", "lists", "orderby"]
     coded=st.booleans(),
 )
 @example(12499, frozenset(), 0.0, True, 100, OVERLAP_MS, 20 * DAY, True)  # two runs of one moment, one of them mid-poll
+# A change mid-poll that is shown late, behind newer ones that the list's front has shown already.
+@example(6, frozenset(MEANS), 0.0, True, 7, OVERLAP_MS, 0, True)
 def test_each_wait_gets_its_own_run_and_no_other(
     seed: int,
     refused: frozenset[str],
@@ -439,7 +441,7 @@ def test_each_wait_gets_its_own_run_and_no_other(
     assert script.scene.watched.learned.refused <= refused
 
 
-@settings(max_examples=12, deadline=None, phases=GENERATE)
+@settings(max_examples=12, phases=GENERATE)
 @given(seed=st.integers(0, 2**32), refused=st.frozensets(st.sampled_from(MEANS)))
 def test_what_no_date_tells_is_found_by_the_rotation(seed: int, refused: frozenset[str]) -> None:
     """A change that Adobe does not date, or shows hours after its date, waits for its turn and is not lost."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api.calls import Call, create_source_connection, list_page
@@ -165,6 +165,7 @@ def test_a_retry_after_that_says_nothing_useful_leaves_the_usual_wait(run: Runne
     assert 1 <= run.slept[0] <= 2
 
 
+@example("0\x1f")
 @given(st.text())
 def test_no_header_breaks_the_reader_of_dates(text: str) -> None:
     assert moment(text) is None or moment(text).tzinfo is not None  # type: ignore[union-attr]

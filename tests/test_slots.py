@@ -55,7 +55,7 @@ schedules = st.builds(
 ) | st.builds(schedule, st.integers(0, 100), st.just(1), st.just("day"), st.one_of(st.none(), st.integers(1, 200)))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(schedules, st.integers(0, 60), st.integers(1, 30))
 def test_the_slot_of_each_dag_run_is_that_of_the_oracle(found: dict[str, Any], first_h: int, step_h: int) -> None:
     windows = [Window((first_h + n * step_h) * HOUR, (first_h + (n + 1) * step_h) * HOUR) for n in range(12)]
@@ -76,7 +76,7 @@ def test_the_slot_of_each_dag_run_is_that_of_the_oracle(found: dict[str, Any], f
     assert len(taken) == len(set(taken))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     schedules,
     st.integers(1, 30),
@@ -106,7 +106,7 @@ def test_no_two_dag_runs_get_the_same_flow_run(
     assert len(taken) == len(set(taken))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 200), schedules), max_size=3),
     schedules,

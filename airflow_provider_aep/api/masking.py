@@ -36,7 +36,10 @@ def _pattern(piece: str) -> str:
 
 
 def _form(sign: str) -> str:
-    """A pattern for a character as it is and as it may be quoted; nobody quotes an ASCII letter or digit."""
+    """A pattern for a character as it may be quoted and as it is; nobody quotes an ASCII letter or digit.
+
+    The quoted forms come first: `%` and `&` each begin their own.
+    """
     if sign.isascii() and sign.isalnum():
         return sign
     octets = "".join(f"%(?:25)*{octet:02x}" for octet in sign.encode(errors="replace"))
@@ -46,7 +49,7 @@ def _form(sign: str) -> str:
     names = [f"#0*{ord(sign)}", f"#x0*{ord(sign):x}", codepoint2name.get(ord(sign))]
     entity = f"&(?:amp;)*(?:{'|'.join(filter(None, names))});"
     letter = rf"|{_BACKSLASHES}b" if sign == "\b" else ""
-    return rf"(?:(?:{_BACKSLASHES})?(?:{re.escape(sign)}|(?i:{entity}|{octets}))|(?i:{units}|{python}){letter})"
+    return rf"(?:(?:{_BACKSLASHES})?(?:(?i:{entity}|{octets})|{re.escape(sign)})|(?i:{units}|{python}){letter})"
 
 
 def logins_in(body: Any) -> Iterator[str]:
