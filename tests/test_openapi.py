@@ -339,7 +339,8 @@ POLLS: dict[str, dict[int, Most]] = {
     "comparisons": {1: Most(4, 1, 1), 3: Most(4, 1, 1), 250: Most(25, 3, 3)},
     "lists": {1: Most(4, 1, 1), 3: Most(16, 2, 2), 250: Most(150, 2, 3)},
     "orderby": {1: Most(5, 1, 1), 3: Most(5, 1, 1), 250: Most(40, 2, 3)},
-    "comparisons lists orderby": {1: Most(5, 1, 1), 3: Most(18, 3, 3), 250: Most(150, 4, 4)},
+    # What has just changed is read twice where there is no order.
+    "comparisons lists orderby": {1: Most(5, 1, 1), 3: Most(18, 3, 3), 250: Most(150, 4, 6)},
 }
 
 
