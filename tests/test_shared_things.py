@@ -358,6 +358,43 @@ def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: Ex
         adobe.run(check_run_is_of(later, ids, before))
 
 
+def test_a_run_of_before_its_dataset_came_back_does_not_pass_for_it() -> None:
+    """The source connection is older than the run: Adobe did not let it go while the export was another."""
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    adobe.faults.status("DELETE /sourceConnections/*", 409, times=None)
+    elsewhere = adobe.task(wish(dataset_ids=(DATASETS[1],)), name="dag.export, run 2", if_exists="update")
+    other = run_of(adobe, elsewhere)
+    adobe.clock.advance(60)
+    back = adobe.task(wish(), name="dag.export, run 3", if_exists="update")
+    assert back.source_connection_id == ids.source_connection_id
+    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) became what it is now"):
+        adobe.run(check_run_is_of(wish(), back, other))
+    adobe.run(check_run_is_of(wish(), back, run_of(adobe, back)))
+
+
+@pytest.mark.parametrize(
+    "other", [wish(dataset_ids=(DATASETS[1],)), changed_folder("%DATASET_NAME%")], ids=["datasets", "folders"]
+)
+def test_a_run_of_while_an_export_is_being_changed_does_not_pass(other: ExportWish) -> None:
+    """Adobe may make a run after the new source connection and before the dataflow's change: it exports what was."""
+    adobe = Adobe()
+    ids = adobe.task(wish())
+    runs: list[Any] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.method == "PATCH" and "/flows/" in request.url.path:
+            runs.append(adobe.platform.start_run(ids.dataflow_id))
+        return Adobe.respond(adobe, request)
+
+    adobe.respond = respond  # type: ignore[method-assign]
+    ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
+    (between,) = (adobe.run(calls.get_run(run["id"])) for run in runs)
+    assert between.created_ms >= adobe.the("sourceConnections")["createdAt"]
+    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) became what it is now"):
+        adobe.run(check_run_is_of(other, ids, between))
+
+
 @pytest.mark.parametrize("member", ["datasets", "path", "folders"])
 def test_a_change_while_a_task_waits_is_noticed(member: str) -> None:
     adobe = Adobe()

@@ -76,13 +76,15 @@ class TargetConnection(Entity):
 class Dataflow(Entity):
     """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds.
 
-    `schedule_changed_ms` is when it was last changed, in milliseconds since 1970 UTC; 0 where Adobe does not tell.
+    `schedule_changed_ms` and `source_changed_ms` are when the schedule and the source connection were last changed, in
+    milliseconds since 1970 UTC; 0 where Adobe does not tell, which it does of the last operation only.
     """
 
     source_connection_id: SourceConnectionId = SourceConnectionId("")
     target_connection_id: TargetConnectionId = TargetConnectionId("")
     schedule: Mapping[str, Any] = field(default_factory=dict)
     schedule_changed_ms: int = 0
+    source_changed_ms: int = 0
 
 
 class RunStatus(StrEnum):

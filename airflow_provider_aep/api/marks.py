@@ -14,7 +14,7 @@ UNCONFIRMED = " (unconfirmed)"
 SUPERSEDED = " (superseded)"
 _MARKED = re.compile(
     rf"{MARK} for (?P<task>.*) \[[^\]]*\](?:, account (?P<account>.*?))?(?:, slots since (?P<slots>\d+))?"
-    r"(?:, folders since (?P<folders>\d+))?(?: \(\w+\))?",
+    r"(?:, data since (?P<data>\d+))?(?: \(\w+\))?",
     re.DOTALL,
 )
 _TASK = re.compile(r"(?P<task>.*), run (?P<run>.*?)(?:, map index \d+)?", re.DOTALL)
@@ -61,15 +61,15 @@ class Maker:
         other, own = _TASK.fullmatch(maker_of(entity)), _TASK.fullmatch(self.task)
         return bool(other and own and other.groupdict() == own.groupdict())
 
-    def remark(self, entity: Entity, *, slots_ms: int = 0, folders_ms: int = 0) -> str:
+    def remark(self, entity: Entity, *, slots_ms: int = 0, data_ms: int = 0) -> str:
         """The description of a dataflow that this task changes; what was told of earlier changes stays told.
 
-        Adobe tells only of the last operation on a dataflow, so that the mark says when its slots and its folders were
-        last changed, in milliseconds since 1970 UTC.
+        Adobe tells only of the last operation on a dataflow, so that the mark says when its slots were last changed,
+        and when its data were (its source connection or its folders), in milliseconds since 1970 UTC.
         """
-        slots, folders = slots_ms or slots_since_ms(entity), folders_ms or folders_since_ms(entity)
+        slots, data = slots_ms or slots_since_ms(entity), data_ms or data_since_ms(entity)
         told = f", slots since {slots}" if slots else ""
-        return self.description + told + (f", folders since {folders}" if folders else "")
+        return self.description + told + (f", data since {data}" if data else "")
 
 
 def is_marked(entity: Entity) -> bool:
@@ -79,26 +79,28 @@ def is_marked(entity: Entity) -> bool:
 
 def maker_of(entity: Entity) -> str:
     """The task that made an entity, or was the last to change it: "dag.task, run …"; "" if it bears no mark."""
-    marked = _MARKED.fullmatch(entity.description)
-    return marked["task"] if marked else ""
+    return _told(entity, "task")
 
 
 def account_of(entity: Entity) -> str:
     """The storage account that a login was made for, as its mark tells; "" where it does not."""
-    marked = _MARKED.fullmatch(entity.description)
-    return (marked["account"] or "") if marked else ""
+    return _told(entity, "account")
 
 
 def slots_since_ms(entity: Entity) -> int:
     """When this provider last changed the slots of a dataflow; 0 if it never did."""
-    marked = _MARKED.fullmatch(entity.description)
-    return int(marked["slots"] or 0) if marked else 0
+    return int(_told(entity, "slots") or 0)
 
 
-def folders_since_ms(entity: Entity) -> int:
-    """When this provider last changed the folders of a dataflow; 0 if it never did."""
+def data_since_ms(entity: Entity) -> int:
+    """When this provider last changed the source connection or the folders of a dataflow; 0 if it never did."""
+    return int(_told(entity, "data") or 0)
+
+
+def _told(entity: Entity, what: str) -> str:
+    """A part of the mark; "" where there is none."""
     marked = _MARKED.fullmatch(entity.description)
-    return int(marked["folders"] or 0) if marked else 0
+    return (marked[what] or "") if marked else ""
 
 
 def is_unconfirmed(entity: Entity) -> bool:

@@ -12,7 +12,7 @@ from airflow_provider_aep.api.calls import DATAFLOWS, SOURCE_CONNECTIONS, TARGET
 from airflow_provider_aep.api.calls import Kind as Collection
 from airflow_provider_aep.api.entities import Dataflow, FlowRun
 from airflow_provider_aep.api.errors import EntityExists, ExportChanged
-from airflow_provider_aep.api.marks import folders_since_ms, maker_of
+from airflow_provider_aep.api.marks import data_since_ms, maker_of
 from airflow_provider_aep.api.schedule import end_seconds
 from airflow_provider_aep.api.slots import when
 from airflow_provider_aep.api.wishes import (
@@ -28,6 +28,8 @@ from airflow_provider_aep.api.wishes import (
 )
 
 log = logging.getLogger(__name__)
+
+_LONGEST_CHANGE_MS = 120_000  # from reading Adobe's time to the PATCH of a dataflow, with its repeats
 
 
 class Comparison(NamedTuple):
@@ -138,14 +140,25 @@ def check_run_is_of(wish: ExportWish, ids: ExportIds, run: FlowRun) -> Procedure
         if different:
             why = f"{each.title} was changed while the task waited: {'; '.join(different)}"
             raise ExportChanged(f"flow run {run.id} may have exported other data than the DAG says: {why}")
-    since = ((source.created_ms, comparisons[0]), (target.updated_ms, comparisons[1]))
-    for since_ms, each in (*since, (folders_since_ms(dataflow), comparisons[2])):
+    since = (source.created_ms, target.updated_ms, _data_changed_ms(dataflow))
+    for since_ms, each in zip(since, comparisons, strict=True):
         if run.created_ms < since_ms:
             told = f"flow run {run.id} was created at {when(run.created_ms)}, before {each.title} became what it is now"
             advice = "wait for it with a sensor, which tells what became of it and not what it has exported"
             raise ExportChanged(
                 f"{told}, at {when(since_ms)}: it may have exported other data than the DAG says; {advice}"
             )
+
+
+def _data_changed_ms(dataflow: Dataflow) -> int:
+    """When a dataflow was last given another source connection or other folders; 0 if nothing tells.
+
+    Adobe tells exactly, but of the last operation only, and not what of the schedule that changed. The mark keeps it,
+    but was written some requests before Adobe made the change, and a run may have been made between the two.
+    """
+    marked_ms, schedule_ms = data_since_ms(dataflow), dataflow.schedule_changed_ms
+    is_that_change = schedule_ms - marked_ms < _LONGEST_CHANGE_MS
+    return max(marked_ms, dataflow.source_changed_ms, schedule_ms if is_that_change else 0)
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:

@@ -154,17 +154,18 @@ def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
         source_connection_id=SourceConnectionId((raw.get("sourceConnectionIds") or [""])[0]),
         target_connection_id=TargetConnectionId((raw.get("targetConnectionIds") or [""])[0]),
         schedule=dict(raw.get("scheduleParams") or {}),
-        schedule_changed_ms=_schedule_changed_ms(raw.get("lastOperation")),
+        schedule_changed_ms=_changed_ms("/scheduleParams", raw.get("lastOperation")),
+        source_changed_ms=_changed_ms("/sourceConnectionIds", raw.get("lastOperation")),
     )
 
 
-def _schedule_changed_ms(operation: Any) -> int:
-    """When the last operation on a dataflow began, if it changed the schedule. Source: destinations OpenAPI, flows."""
+def _changed_ms(member: str, operation: Any) -> int:
+    """When the last operation on a dataflow began, if it changed this member. Source: destinations OpenAPI, flows."""
     if not isinstance(operation, dict) or not isinstance(operation.get("ops"), list):
         return 0
     paths = [str(each.get("path")) for each in operation["ops"] if isinstance(each, dict)]
     started = operation.get("started")
-    changed = any(path.startswith("/scheduleParams") for path in paths)
+    changed = any(path.startswith(member) for path in paths)
     return started if changed and isinstance(started, int) else 0
 
 

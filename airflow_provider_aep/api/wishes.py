@@ -260,7 +260,9 @@ class DataflowWish(NamedTuple):
         """
         operations = _rename(self.name, found)
         moved: dict[str, int] = {}
+        now_ms = int(now.timestamp() * 1000)
         if self.source_connection_id != found.source_connection_id:
+            moved["data_ms"] = now_ms
             operations.append(replacement("/sourceConnectionIds", [self.source_connection_id]))
         there = dict(found.schedule)
         is_ending = self.schedule.end is None and ends_soon(found, now)
@@ -270,7 +272,7 @@ class DataflowWish(NamedTuple):
             params = merged_params(self.schedule, self.folder_template, there, now)
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
-                moved = _moved(found.schedule, params, int(now.timestamp() * 1000))
+                moved |= _moved(found.schedule, params, now_ms)
         asked = manner.shares_name and not manner.maker.is_of_this_run(found)
         if is_marked(found) and (asked or any(each["path"] != "/name" for each in operations)):
             operations.append(replacement("/description", manner.maker.remark(found, **moved)))
@@ -342,7 +344,7 @@ def _moved(before: Mapping[str, Any], after: Mapping[str, Any], now_ms: int) -> 
     """Whether another schedule has other slots, or other folders; what `Maker.remark` tells of that."""
     start_and_interval = (start_seconds(before), interval_seconds(before))
     moved = {} if start_and_interval == (start_seconds(after), interval_seconds(after)) else {"slots_ms": now_ms}
-    return moved if folders_of(before) == folders_of(after) else {**moved, "folders_ms": now_ms}
+    return moved if folders_of(before) == folders_of(after) else {**moved, "data_ms": now_ms}
 
 
 def adobe_now() -> Procedure[datetime]:
