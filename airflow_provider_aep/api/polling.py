@@ -273,15 +273,19 @@ def _read_front_again(items: dict[str, Item], question: Call[Page], *, since_ms:
     The front is read, back to `since_ms` for changes that Adobe shows late, until it shows nothing new. Source of
     Adobe's own order, most recently created or updated first: destinations OpenAPI, parameter `orderby`.
     """
-    for _ in range(_MOST_ROUNDS):
-        stamps = {run_id: item.get("updatedAt") for run_id, item in items.items()}
 
-        def is_known(page: Page, stamps: Mapping[str, object] = stamps) -> bool:
+    def stamps() -> dict[str, object]:
+        return {run_id: item.get("updatedAt") for run_id, item in items.items()}
+
+    for _ in range(_MOST_ROUNDS):
+        before = stamps()
+
+        def is_known(page: Page, before: Mapping[str, object] = before) -> bool:
             goes_back = all(milliseconds(item, "updatedAt") < since_ms for item in page.items[-1:])
-            return goes_back and all(stamps.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
+            return goes_back and all(before.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
 
         yield from _read((yield from question), items, is_known)
-        if stamps == {run_id: item.get("updatedAt") for run_id, item in items.items()}:
+        if stamps() == before:
             return
 
 

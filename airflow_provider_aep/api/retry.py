@@ -79,10 +79,10 @@ def failure_of(
 
 def retry_after_seconds(text: str | None, *, now: datetime | None = None) -> float | None:
     """`Retry-After` as seconds or as an HTTP date; None where it is absent or neither. Source: RFC 9110, 10.2.3."""
-    seconds = (text or "").strip()
-    if seconds.isdecimal():
-        return float(seconds)
-    until = moment(seconds)
+    given = (text or "").strip()
+    if given.isdecimal():
+        return float(given)
+    until = moment(given)
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds()) if until else None
 
 
