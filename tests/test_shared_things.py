@@ -465,6 +465,27 @@ def test_another_account_behind_the_same_airflow_connection_is_noticed() -> None
     adobe.task(wish(base=theirs), name="dag.export, run 5")
 
 
+def test_a_run_of_before_the_account_was_another_does_not_pass() -> None:
+    """Whoever has pointed the login elsewhere; new credentials for the same account do no harm."""
+    adobe = Adobe()
+    login = base_wish()
+    ours, theirs = (wish(base=BaseWish(login.name, login.kind, login.auth, account)) for account in ("ours", "theirs"))
+    before = run_of(adobe, adobe.task(ours))
+    adobe.clock.advance(60)
+    ids = adobe.task(theirs, name="dag.export, run 2", if_exists="update")
+    after = run_of(adobe, ids)
+    adobe.clock.advance(60)
+    adobe.task(theirs, name="dag.export, run 3", if_exists="update")
+    adobe.run(check_run_is_of(theirs, ids, after))
+    with pytest.raises(ExportChanged, match=r"before base connection 'airflow s3' \(.*\) became what it is now"):
+        adobe.run(check_run_is_of(theirs, ids, before))
+    by_id = theirs._replace(base=None, base_connection_id=ids.base_connection_id)
+    with pytest.raises(ExportChanged, match=r"before base connection"):
+        adobe.run(check_run_is_of(by_id, ids, before))
+    with pytest.raises(ExportChanged, match="was changed while the task waited: account is theirs, the DAG says ours"):
+        adobe.run(check_run_is_of(ours, ids, after))
+
+
 @pytest.mark.parametrize(
     ("params", "account", "is_same"),
     [

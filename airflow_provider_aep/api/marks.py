@@ -93,7 +93,9 @@ def slots_since_ms(entity: Entity) -> int:
 
 
 def data_since_ms(entity: Entity) -> int:
-    """When this provider last changed the source connection or the folders of a dataflow; 0 if it never did."""
+    """When this provider last changed the source connection or the folders of a dataflow, or the account of a login;
+    0 if it never did.
+    """
     return int(_told(entity, "data") or 0)
 
 

@@ -60,10 +60,11 @@ class Wanted:
     fits: Callable[[Any], bool] = lambda _entity: True
     account: str = ""  # the storage account, where only the login tells which one is meant
 
-    def mark(self, maker: Maker, *, is_unconfirmed: bool = False) -> str:
-        """The description of what this task makes."""
+    def mark(self, maker: Maker, *, is_unconfirmed: bool = False, data_ms: int = 0) -> str:
+        """The description of what this task makes, or points at another account at `data_ms`."""
         account = f", account {self.account}" if self.account else ""
-        return maker.description + account + (UNCONFIRMED if is_unconfirmed else "")
+        since = f", data since {data_ms}" if data_ms else ""
+        return maker.description + account + since + (UNCONFIRMED if is_unconfirmed else "")
 
 
 def find(wanted: Wanted) -> Procedure[list[Any]]:

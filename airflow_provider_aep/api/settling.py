@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS, Procedure, together
+from airflow_provider_aep.api.calls import (
+    BASE_CONNECTIONS,
+    DATAFLOWS,
+    SOURCE_CONNECTIONS,
+    TARGET_CONNECTIONS,
+    Procedure,
+    together,
+)
 from airflow_provider_aep.api.calls import Kind as Collection
 from airflow_provider_aep.api.entities import Dataflow, FlowRun
 from airflow_provider_aep.api.errors import EntityExists, ExportChanged
@@ -125,12 +132,14 @@ def check_run_is_of(wish: ExportWish, ids: ExportIds, run: FlowRun) -> Procedure
         ExportChanged: somebody has changed it meanwhile, or it was changed after the run was created.
         EntityNotFound: a part of it is gone.
     """
-    source, target, dataflow = yield from together(
+    base, source, target, dataflow = yield from together(
+        iter(calls.get_entity(BASE_CONNECTIONS, ids.base_connection_id)),
         iter(calls.get_source_connection(ids.source_connection_id)),
         iter(calls.get_target_connection(ids.target_connection_id)),
         iter(calls.get_dataflow(ids.dataflow_id)),
     )
     comparisons = (
+        compare(BASE_CONNECTIONS, wish.base, base) if wish.base else Comparison(BASE_CONNECTIONS, base, ()),
         compare(SOURCE_CONNECTIONS, wish.source, source),
         compare(TARGET_CONNECTIONS, wish.target(ids.base_connection_id), target),
         compare(DATAFLOWS, wish.dataflow(source.id, target.id), dataflow),
@@ -140,7 +149,7 @@ def check_run_is_of(wish: ExportWish, ids: ExportIds, run: FlowRun) -> Procedure
         if different:
             why = f"{each.title} was changed while the task waited: {'; '.join(different)}"
             raise ExportChanged(f"flow run {run.id} may have exported other data than the DAG says: {why}")
-    since = (source.created_ms, target.updated_ms, _data_changed_ms(dataflow))
+    since = (data_since_ms(base), source.created_ms, target.updated_ms, _data_changed_ms(dataflow))
     for since_ms, each in zip(since, comparisons, strict=True):
         if run.created_ms < since_ms:
             told = f"flow run {run.id} was created at {when(run.created_ms)}, before {each.title} became what it is now"

@@ -81,7 +81,8 @@ def ensure_base_connection(wish: BaseWish, manner: Manner) -> Procedure[BaseConn
 def send_credentials(wish: BaseWish, found: BaseConnection, manner: Manner) -> Procedure[None]:
     """Secrets are never compared, so an update always sends them."""
     if manner.if_exists == "update":
-        yield from change(BASE_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker))
+        now = yield from adobe_now()
+        yield from change(BASE_CONNECTIONS, found.id, lambda fresh: wish.operations(fresh, manner.maker, now))
 
 
 def ensure_source_connection(wish: SourceWish, manner: Manner) -> Procedure[SourceConnectionId]:

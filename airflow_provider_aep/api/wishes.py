@@ -30,7 +30,7 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.marks import Maker, account_of, is_marked
+from airflow_provider_aep.api.marks import Maker, account_of, data_since_ms, is_marked
 from airflow_provider_aep.api.once import Wanted
 from airflow_provider_aep.api.schedule import (
     Schedule,
@@ -120,16 +120,18 @@ class BaseWish(NamedTuple):
             different.append(Difference("account", self.account, there))
         return different
 
-    def operations(self, found: BaseConnection, maker: Maker) -> list[dict[str, Any]]:
+    def operations(self, found: BaseConnection, maker: Maker, now: datetime) -> list[dict[str, Any]]:
         """JSON Patch that sends the credentials anew; `add` on /auth/params replaces the whole set.
 
-        Source: guide "Edit destinations".
+        Another account goes into the mark, with the time of the change. Source: guide "Edit destinations".
         """
         if not self.auth:
             return []
         operations = [{"op": "add", "path": "/auth/params", "value": dict(self.auth["params"])}]
-        if is_marked(found) and account_of(found) != self.account:
-            operations.append(replacement("/description", self.wanted().mark(maker)))
+        is_other = any(each.what == "account" for each in self.differences(found))
+        if is_marked(found) and (is_other or account_of(found) != self.account):
+            data_ms = int(now.timestamp() * 1000) if is_other else data_since_ms(found)
+            operations.append(replacement("/description", self.wanted().mark(maker, data_ms=data_ms)))
         return operations
 
 
