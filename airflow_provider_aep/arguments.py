@@ -1,7 +1,7 @@
 """The rules for what a DAG may say: each is checked while the DAG is written, and again once templates are rendered.
 
 A function named `check_…` lets pass what is not known yet, a template or an upstream output; the others demand a value.
-All raise `InvalidExport`, which names the argument, the value and the rule.
+All raise `InvalidArgument`, which names the argument, the value and the rule.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_aep.api.destinations import check_format, is_literal, kind_of
-from airflow_provider_aep.api.errors import InvalidExport
-from airflow_provider_aep.api.schedule import Every, Once, check_folder_template
+from airflow_provider_aep.destinations import check_format, destination_type, is_literal
+from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.schedules import Every, Once, check_folder_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_provider_aep.api.destinations import Text
     from airflow_provider_aep.api.entities import DatasetId
+    from airflow_provider_aep.destinations import Text
 
     Datasets = Text | Mapping[str, str] | Sequence[Text | Mapping[str, Text]]
 
@@ -34,12 +34,12 @@ def dataset_ids(value: object) -> tuple[DatasetId, ...]:
     """
     ids = _ids(value)
     if not ids:
-        raise InvalidExport("dataset_ids", value, "must name at least one dataset")
+        raise InvalidArgument("dataset_ids", value, "must name at least one dataset")
     for each in ids:
         if not isinstance(each, str) or not re.fullmatch(r"[0-9A-Fa-f]{24}", each):
-            raise InvalidExport("dataset_ids", each, "must be a dataset's ID, 24 hexadecimal digits")
+            raise InvalidArgument("dataset_ids", each, "must be a dataset's ID, 24 hexadecimal digits")
         if ids.count(each) > 1:
-            raise InvalidExport("dataset_ids", each, "is named twice")
+            raise InvalidArgument("dataset_ids", each, "is named twice")
     return tuple(ids)
 
 
@@ -63,7 +63,9 @@ def texts(argument: str, value: object) -> list[str]:
         return []
     listed = [value] if isinstance(value, str) else list(value) if isinstance(value, Collection) else []
     if not listed or not all(isinstance(each, str) and each for each in listed):
-        raise InvalidExport(argument, value, "must be a text or several, none of them empty; leave it out to mean all")
+        raise InvalidArgument(
+            argument, value, "must be a text or several, none of them empty; leave it out to mean all"
+        )
     return listed
 
 
@@ -75,7 +77,7 @@ def check_texts(argument: str, value: Any) -> None:
 def entity_id(argument: str, value: object) -> str:
     """The ID of a connection, dataflow or flow run; Adobe's are UUIDs."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z_-]+", value) or value in ("None", "null"):
-        raise InvalidExport(argument, value, "must be an ID as Adobe gives it; is the upstream output empty?")
+        raise InvalidArgument(argument, value, "must be an ID as Adobe gives it; is the upstream output empty?")
     return value
 
 
@@ -93,7 +95,7 @@ def entity_name(argument: str, value: object) -> str:
         or any(sign in value for sign in ",&\n\r\t")
     ):
         rule = "must be 1 to 255 characters without comma, &, tab or line break, and not begin or end with a blank"
-        raise InvalidExport(argument, value, rule)
+        raise InvalidArgument(argument, value, rule)
     return value
 
 
@@ -104,7 +106,7 @@ def check_entity_name(argument: str, value: object) -> None:
 
 def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise InvalidExport(argument, value, f"must be one of {', '.join(choices)}")
+        raise InvalidArgument(argument, value, f"must be one of {', '.join(choices)}")
 
 
 def check_decisions(**decisions: object) -> None:
@@ -116,41 +118,41 @@ def check_decisions(**decisions: object) -> None:
 def check_where(aep_conn_id: object, sandbox_name: object) -> None:
     """An empty sandbox name, as a template may render to, must not come to mean the connection's or `prod`."""
     if is_literal(aep_conn_id) and not (isinstance(aep_conn_id, str) and aep_conn_id):
-        raise InvalidExport("aep_conn_id", aep_conn_id, "must be the ID of an Airflow connection")
+        raise InvalidArgument("aep_conn_id", aep_conn_id, "must be the ID of an Airflow connection")
     if sandbox_name is None or not is_literal(sandbox_name):
         return
     if not isinstance(sandbox_name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,255}", sandbox_name):
         rule = "must be a sandbox's name: lower-case letters, digits and hyphens; or None for the connection's"
-        raise InvalidExport("sandbox_name", sandbox_name, rule)
+        raise InvalidArgument("sandbox_name", sandbox_name, rule)
 
 
 def check_target(destination: object, file_type: str, compression: str, include_file_manifest: object) -> None:
     check_destination(destination)
     check_format(file_type, compression)
     if include_file_manifest not in (None, True, False):
-        raise InvalidExport("include_file_manifest", include_file_manifest, "must be True, False or None")
+        raise InvalidArgument("include_file_manifest", include_file_manifest, "must be True, False or None")
 
 
 def check_destination(destination: object) -> None:
     if is_literal(destination):
-        kind_of(destination)
+        destination_type(destination)
 
 
 def check_login(destination: object, destination_conn_id: object) -> None:
     """Whether an Airflow connection with a login is needed there; what it holds is checked when it is read."""
     if not is_literal(destination) or (destination_conn_id is not None and not is_literal(destination_conn_id)):
         return
-    kind = kind_of(destination)
+    kind = destination_type(destination)
     if bool(kind.logins) != bool(destination_conn_id):
         rule = f"{kind.name} needs a login: give the ID of the Airflow connection that holds it"
-        raise InvalidExport(
+        raise InvalidArgument(
             "destination_conn_id", destination_conn_id, rule if kind.logins else f"{kind.name} takes no login"
         )
 
 
 def check_schedule(schedule: object, folder_template: str | None) -> None:
     if is_literal(schedule) and not isinstance(schedule, Every | Once):
-        raise InvalidExport("schedule", schedule, "must be Every(…) or Once(…)")
+        raise InvalidArgument("schedule", schedule, "must be Every(…) or Once(…)")
     if folder_template is not None:
         check_folder_template(folder_template)
 
@@ -163,9 +165,9 @@ def moment_ms(argument: str, moment: object) -> int:
         time_given = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment).strip())
     except ValueError:
         rule = 'must be a datetime with a zone, ISO 8601 text such as 2026-01-01T00:00:00+00:00, or "dag_run"'
-        raise InvalidExport(argument, moment, rule) from None
+        raise InvalidArgument(argument, moment, rule) from None
     if time_given.utcoffset() is None:
-        raise InvalidExport(argument, str(moment), "must have a zone, such as 2026-01-01T00:00:00+00:00")
+        raise InvalidArgument(argument, str(moment), "must have a zone, such as 2026-01-01T00:00:00+00:00")
     return int(time_given.timestamp() * 1000)
 
 
@@ -179,5 +181,5 @@ def seconds(argument: str, value: object) -> float:
     """A timedelta, or a number of seconds; more than none."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-        raise InvalidExport(argument, value, "must be a timedelta or a number of seconds, more than 0")
+        raise InvalidArgument(argument, value, "must be a timedelta or a number of seconds, more than 0")
     return float(number)

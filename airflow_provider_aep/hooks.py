@@ -9,18 +9,18 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
 from airflow_provider_aep.api.credentials import Hidden
-from airflow_provider_aep.api.errors import AepError, InvalidExport
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
+from airflow_provider_aep.errors import AepError, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_aep.api.calls import Call, Procedure
     from airflow_provider_aep.api.credentials import Credential
-    from airflow_provider_aep.api.destinations import Kind
+    from airflow_provider_aep.api.effects import Call, Procedure
+    from airflow_provider_aep.destinations import DestinationType
 
 __all__ = ["AepHook"]
 
@@ -48,10 +48,10 @@ class AepHook(BaseHook):
         self.sandbox_name = sandbox_name
 
     def run(self, procedure: Procedure[T] | Call[T]) -> T:
-        """Perform a procedure (see `api.procedures`) and return its result; blocks until it is done.
+        """Perform a procedure (see `api.queries`) and return its result; blocks until it is done.
 
         Raises:
-            AepError: see `api.errors`.
+            AepError: see `errors`.
         """
         with self.get_conn() as session:
             return session.run(procedure)
@@ -75,7 +75,7 @@ class AepHook(BaseHook):
         """What the connection says, checked.
 
         Raises:
-            InvalidExport: a field is missing or cannot be right; names it, and no secret.
+            InvalidArgument: a field is missing or cannot be right; names it, and no secret.
         """
         with _connection_named("aep_conn_id", self.aep_conn_id):
             connection = self.get_connection(self.aep_conn_id)
@@ -104,47 +104,51 @@ class AepHook(BaseHook):
                 max_retry_after_seconds=_setting(extra, "max_retry_after", 300),
                 visibility_seconds=conf.getfloat("aep", "visibility_seconds", fallback=10),
             )
-        except InvalidExport as error:
+        except InvalidArgument as error:
             if error.argument == "sandbox_name" and self.sandbox_name:
                 raise  # it is the hook's own argument, of which the connection knows nothing
             where = f"Airflow connection {self.aep_conn_id!r}: {error.argument}"
-            raise InvalidExport(where, error.value, error.rule) from None
+            raise InvalidArgument(where, error.value, error.rule) from None
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove that the connection is good for exports; a failure names the step, Adobe's code and the request ID.
 
         A new token is asked for, so that a secret that has been withdrawn does not pass.
         """
-        from airflow_provider_aep.api.auth import shelf_of
-        from airflow_provider_aep.api.procedures import check_access
+        from airflow_provider_aep.api.auth import token_cache
+        from airflow_provider_aep.api.queries import check_access
 
         try:
             with self.get_conn() as session:
-                shelf_of(session.settings).forget()
+                token_cache(session.settings).forget()
                 return session.run(check_access(session.settings.sandbox_name))
         except AepError as error:
             return False, str(error)
 
-    def destination_login(self, destination_conn_id: str | None, kind: Kind) -> Credential | None:
+    def destination_login(
+        self, destination_conn_id: str | None, destination_type: DestinationType
+    ) -> Credential | None:
         """The login that another Airflow connection holds for a destination; every secret of it is masked in logs.
 
         Raises:
-            InvalidExport: the connection does not hold what the destination needs, or is given where none is taken.
+            InvalidArgument: the connection does not hold what the destination needs, or is given where none is taken.
         """
         from airflow.sdk.log import mask_secret
 
         from airflow_provider_aep.api.credentials import login_from_connection, secrets
 
-        if not kind.logins:
+        if not destination_type.logins:
             if destination_conn_id:
-                raise InvalidExport("destination_conn_id", destination_conn_id, f"{kind.name} takes no login")
+                raise InvalidArgument(
+                    "destination_conn_id", destination_conn_id, f"{destination_type.name} takes no login"
+                )
             return None
         if not destination_conn_id:
-            raise InvalidExport("destination_conn_id", destination_conn_id, f"{kind.name} needs a login")
+            raise InvalidArgument("destination_conn_id", destination_conn_id, f"{destination_type.name} needs a login")
         with _connection_named("destination_conn_id", destination_conn_id):
             connection = self.get_connection(destination_conn_id)
         credential = login_from_connection(
-            kind.logins,
+            destination_type.logins,
             conn_id=destination_conn_id,
             conn_type=connection.conn_type,
             host=connection.host,
@@ -168,7 +172,7 @@ def _connection_named(argument: str, conn_id: str) -> Iterator[None]:
         yield
     except AirflowNotFoundException:
         rule = "there is no Airflow connection of this ID: create it, or name another one"
-        raise InvalidExport(argument, conn_id, rule) from None
+        raise InvalidArgument(argument, conn_id, rule) from None
 
 
 def _text(extra: Mapping[str, Any], name: str, default: str) -> str:
@@ -177,7 +181,7 @@ def _text(extra: Mapping[str, Any], name: str, default: str) -> str:
         return default
     if not isinstance(value, str):
         # A secret may have been pasted into the wrong field.
-        raise InvalidExport(name, Hidden(len(str(value))) if name == "org_id" else value, "must be text")
+        raise InvalidArgument(name, Hidden(len(str(value))) if name == "org_id" else value, "must be text")
     return value.strip() or default
 
 
@@ -189,7 +193,7 @@ def _setting(extra: Mapping[str, Any], name: str, default: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise InvalidExport(name, value, "must be a number of seconds") from None
+        raise InvalidArgument(name, value, "must be a number of seconds") from None
 
 
 def _address(host: str | None, schema: str | None, port: int | None) -> str:

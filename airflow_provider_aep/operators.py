@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, conf
 
-from airflow_provider_aep.api.destinations import kind_of, place_params, target_params
-from airflow_provider_aep.api.errors import InvalidExport
 from airflow_provider_aep.arguments import (
     check_after,
     check_choice,
@@ -27,8 +25,10 @@ from airflow_provider_aep.arguments import (
     seconds,
     texts,
 )
-from airflow_provider_aep.tasks import AepOperator, failing_at_once
-from airflow_provider_aep.waiting import OWN_RUN, LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.destinations import destination_type, place_params, target_params
+from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.run_wait import OWN_RUN, LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.tasks import AepOperator, fail_without_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,11 +36,16 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_provider_aep.api.destinations import Destination, Text
     from airflow_provider_aep.api.entities import FlowRun
-    from airflow_provider_aep.api.schedule import Schedule
-    from airflow_provider_aep.api.wishes import BaseWish, ExportWish, IfExists, Manner
+    from airflow_provider_aep.api.provisioning.desired import (
+        DesiredBaseConnection,
+        DesiredExport,
+        IfExists,
+        SetupPolicy,
+    )
     from airflow_provider_aep.arguments import Datasets, Decision
+    from airflow_provider_aep.destinations import Destination, Text
+    from airflow_provider_aep.schedules import Schedule
 
 __all__ = [
     "AepCreateBaseConnectionOperator",
@@ -66,18 +71,18 @@ class _EnsureOperator(AepOperator):
             check_entity_name("name", self.name)
         check_choice("if_exists", self.if_exists, ("reuse", "update", "fail"))
 
-    def manner(self, context: Context, *, waits: bool = False) -> Manner:
+    def policy(self, context: Context, *, waits: bool = False) -> SetupPolicy:
         """How to set up, and the mark that tells what this task has made from what others have."""
         import uuid
 
-        from airflow_provider_aep.api.marks import Maker
-        from airflow_provider_aep.api.wishes import Manner
+        from airflow_provider_aep.api.provisioning.desired import SetupPolicy
+        from airflow_provider_aep.api.provisioning.owner import Owner
 
         ti = context["ti"]
         task = f"{self.dag_id}.{self.task_id}, run {ti.run_id}" + _map_text(context)
-        maker = Maker(task, uuid.uuid4().hex[:8], again=ti.try_number > 1)
+        owner = Owner(task, uuid.uuid4().hex[:8], again=ti.try_number > 1)
         shares_name = self.name is not None and bool(_map_text(context))
-        return Manner(self.if_exists, maker, self.hook().settings().visibility_seconds, shares_name, waits)
+        return SetupPolicy(self.if_exists, owner, self.hook().settings().visibility_seconds, shares_name, waits)
 
     def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
@@ -137,7 +142,7 @@ class AepListDatasetsOperator(AepOperator):
         super().check_arguments()
         given = [name for name in ("dataset_ids", "names", "name_pattern") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise InvalidExport(given[1], getattr(self, given[1]), f"give it or {given[0]}, not both")
+            raise InvalidArgument(given[1], getattr(self, given[1]), f"give it or {given[0]}, not both")
         if self.dataset_ids is not None:
             check_dataset_ids(self.dataset_ids)
         check_texts("names", self.names)
@@ -145,7 +150,7 @@ class AepListDatasetsOperator(AepOperator):
         check_decisions(on_empty=self.on_empty)
 
     def work(self, context: Context) -> list[dict[str, str]]:
-        from airflow_provider_aep.api.procedures import list_datasets
+        from airflow_provider_aep.api.queries import list_datasets
 
         sandbox_name = self.hook().settings().sandbox_name
         found = self.perform(
@@ -169,7 +174,7 @@ class AepListDatasetsOperator(AepOperator):
 class AepCreateBaseConnectionOperator(_EnsureOperator):
     """Exactly one login at a storage account, found by name and destination; many exports may share it.
 
-    :param destination: one of the six types of `api.destinations`; only its kind matters here (templated)
+    :param destination: one of the six types of `destinations`; only its kind matters here (templated)
     :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
     :param name: default "airflow <destination_conn_id>" (templated)
     :param if_exists: "reuse", "update" (send the credentials anew, in place) or "fail"
@@ -201,24 +206,24 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
         check_login(self.destination, self.destination_conn_id)
 
     def work(self, context: Context) -> str:
-        from airflow_provider_aep.api.steps import ensure_base_connection
+        from airflow_provider_aep.api.provisioning.ensure import ensure_base_connection
 
-        wish = _base_wish(self, "name", self.name)
-        return str(self.perform(ensure_base_connection(wish, self.manner(context))))
+        desired = _base_wish(self, "name", self.name)
+        return str(self.perform(ensure_base_connection(desired, self.policy(context))))
 
 
 def _base_wish(
     task: AepCreateBaseConnectionOperator | AepExportDatasetsOperator, argument: str, name: str | None
-) -> BaseWish:
+) -> DesiredBaseConnection:
     from airflow_provider_aep.api.credentials import account, auth
-    from airflow_provider_aep.api.wishes import BaseWish
+    from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection
 
-    kind = kind_of(task.destination)
+    kind = destination_type(task.destination)
     credential = task.hook().destination_login(task.destination_conn_id, kind)
     name = f"airflow {task.destination_conn_id or kind.name}" if name is None else name
     if credential is None:
-        return BaseWish(entity_name(argument, name), kind, None)
-    return BaseWish(entity_name(argument, name), kind, auth(credential), account(credential))
+        return DesiredBaseConnection(entity_name(argument, name), kind, None)
+    return DesiredBaseConnection(entity_name(argument, name), kind, auth(credential), account(credential))
 
 
 class AepCreateSourceConnectionOperator(_EnsureOperator):
@@ -246,12 +251,12 @@ class AepCreateSourceConnectionOperator(_EnsureOperator):
         check_dataset_ids(self.dataset_ids)
 
     def work(self, context: Context) -> str:
-        from airflow_provider_aep.api.steps import ensure_source_connection
-        from airflow_provider_aep.api.wishes import SourceWish
+        from airflow_provider_aep.api.provisioning.desired import DesiredSourceConnection
+        from airflow_provider_aep.api.provisioning.ensure import ensure_source_connection
 
         datasets = dataset_ids(self.dataset_ids)
-        wish = SourceWish(self.entity_name(context, sorted(datasets)), datasets)
-        return str(self.perform(ensure_source_connection(wish, self.manner(context))))
+        desired = DesiredSourceConnection(self.entity_name(context, sorted(datasets)), datasets)
+        return str(self.perform(ensure_source_connection(desired, self.policy(context))))
 
 
 class AepCreateTargetConnectionOperator(_EnsureOperator):
@@ -307,10 +312,10 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
 
     def work(self, context: Context) -> str:
         from airflow_provider_aep.api.entities import BaseConnectionId
-        from airflow_provider_aep.api.steps import ensure_target_connection
-        from airflow_provider_aep.api.wishes import TargetWish
+        from airflow_provider_aep.api.provisioning.desired import DesiredTargetConnection
+        from airflow_provider_aep.api.provisioning.ensure import ensure_target_connection
 
-        kind = kind_of(self.destination)
+        kind = destination_type(self.destination)
         params = target_params(
             self.destination,
             file_type=self.file_type,
@@ -318,8 +323,10 @@ class AepCreateTargetConnectionOperator(_EnsureOperator):
             include_file_manifest=self.include_file_manifest,
         )
         base = BaseConnectionId(entity_id("base_connection_id", self.base_connection_id))
-        wish = TargetWish(self.entity_name(context, base, kind.name, *self.destination), kind, base, params)
-        return str(self.perform(ensure_target_connection(wish, self.manner(context))))
+        desired = DesiredTargetConnection(
+            self.entity_name(context, base, kind.name, *self.destination), kind, base, params
+        )
+        return str(self.perform(ensure_target_connection(desired, self.policy(context))))
 
 
 class AepCreateDataflowOperator(_EnsureOperator):
@@ -328,7 +335,7 @@ class AepCreateDataflowOperator(_EnsureOperator):
     :param source_connection_id: what (templated)
     :param target_connection_id: where (templated)
     :param destination: where the target connection's files go (templated)
-    :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `api.schedule` (templated)
+    :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `schedules` (templated)
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
     :param if_exists: "reuse" (refuse one for other data or another folder, warn of another schedule or state), "update"
@@ -379,21 +386,21 @@ class AepCreateDataflowOperator(_EnsureOperator):
 
     def work(self, context: Context) -> str:
         from airflow_provider_aep.api.entities import SourceConnectionId, TargetConnectionId
-        from airflow_provider_aep.api.steps import ensure_dataflow
-        from airflow_provider_aep.api.wishes import DataflowWish
+        from airflow_provider_aep.api.provisioning.desired import DesiredDataflow
+        from airflow_provider_aep.api.provisioning.ensure import ensure_dataflow
 
         source = SourceConnectionId(entity_id("source_connection_id", self.source_connection_id))
         target = TargetConnectionId(entity_id("target_connection_id", self.target_connection_id))
-        wish = DataflowWish(
+        desired = DesiredDataflow(
             self.entity_name(context, source, target),
-            kind_of(self.destination),
+            destination_type(self.destination),
             source,
             target,
             self.schedule,
             self.folder_template,
             place_params(self.destination),
         )
-        return str(self.perform(ensure_dataflow(wish, self.manner(context))))
+        return str(self.perform(ensure_dataflow(desired, self.policy(context))))
 
 
 class AepExportDatasetsOperator(_EnsureOperator):
@@ -403,11 +410,11 @@ class AepExportDatasetsOperator(_EnsureOperator):
     for the run, deferred if possible.
 
     :param dataset_ids: one ID or several, or what `AepListDatasetsOperator` returns, or one item of it (templated)
-    :param destination: where the files go: one of the six types of `api.destinations` (templated)
+    :param destination: where the files go: one of the six types of `destinations` (templated)
     :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
     :param base_connection_id: instead of it, a base connection that exists at Adobe (templated)
     :param base_connection_name: name of the base connection, default "airflow <destination_conn_id>" (templated)
-    :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `api.schedule` (templated)
+    :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `schedules` (templated)
     :param file_type: "PARQUET" or "JSON" (templated)
     :param compression: "GZIP" or "NONE"; JSON is exported only compressed (templated)
     :param include_file_manifest: let Adobe write a list of the files beside them
@@ -499,7 +506,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
         self.on_partial = on_partial
         self.on_empty = on_empty
         self.deferrable = deferrable
-        with failing_at_once():
+        with fail_without_retry():
             self.poke_interval = seconds("poke_interval", poke_interval)
             self.timeout = seconds("timeout", timeout)
         self._check()
@@ -520,14 +527,14 @@ class AepExportDatasetsOperator(_EnsureOperator):
         check_entity_id("base_connection_id", self.base_connection_id)
         if self.destination_conn_id is not None or self.base_connection_name is not None:
             rule = "names the login already: leave out destination_conn_id and base_connection_name"
-            raise InvalidExport("base_connection_id", self.base_connection_id, rule)
+            raise InvalidArgument("base_connection_id", self.base_connection_id, rule)
 
-    def _wish(self, context: Context) -> ExportWish:
+    def _desired(self, context: Context) -> DesiredExport:
         from airflow_provider_aep.api.entities import BaseConnectionId
-        from airflow_provider_aep.api.wishes import ExportWish
+        from airflow_provider_aep.api.provisioning.desired import DesiredExport
 
         datasets = dataset_ids(self.dataset_ids)
-        kind = kind_of(self.destination)
+        kind = destination_type(self.destination)
         params = target_params(
             self.destination,
             file_type=self.file_type,
@@ -539,12 +546,12 @@ class AepExportDatasetsOperator(_EnsureOperator):
             base = _base_wish(self, "base_connection_name", self.base_connection_name)
         else:
             base_id = entity_id("base_connection_id", self.base_connection_id)
-        return ExportWish(
+        return DesiredExport(
             name=self.entity_name(
                 context, sorted(datasets), base.name if base else base_id, kind.name, *self.destination
             ),
             dataset_ids=datasets,
-            kind=kind,
+            destination_type=kind,
             target_params=params,
             schedule=self.schedule,
             folder_template=self.folder_template,
@@ -553,10 +560,10 @@ class AepExportDatasetsOperator(_EnsureOperator):
         )
 
     def work(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_aep.api.exports import set_up_export
+        from airflow_provider_aep.api.provisioning.export import set_up_export
 
-        manner = self.manner(context, waits=self.wait_for_completion and self.after == OWN_RUN)
-        ids = self.perform(set_up_export(self._wish(context), manner))
+        policy = self.policy(context, waits=self.wait_for_completion and self.after == OWN_RUN)
+        ids = self.perform(set_up_export(self._desired(context), policy))
         result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:
             return self._wait_for_run(context, result)
@@ -598,7 +605,7 @@ class AepExportDatasetsOperator(_EnsureOperator):
         result = (event or {}).get("carry")
         if not isinstance(result, dict) or "dataflow_id" not in result:
             raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
-        with failing_at_once():
+        with fail_without_retry():
             try:
                 run = read_event(event)
             except LookAgain as again:
@@ -608,10 +615,10 @@ class AepExportDatasetsOperator(_EnsureOperator):
 
     def _finish(self, context: Context, result: dict[str, Any], wait: RunWait, run: FlowRun) -> dict[str, Any]:
         """What was set up and the run, if that is what the run has exported."""
-        from airflow_provider_aep.api.settling import check_run_is_of
-        from airflow_provider_aep.api.wishes import ExportIds
+        from airflow_provider_aep.api.provisioning.desired import ExportIds
+        from airflow_provider_aep.api.provisioning.drift import check_run_is_of
 
         told = wait.finish(run)
         ids = ExportIds(**{name: result[name] for name in ExportIds._fields})
-        self.perform(check_run_is_of(self._wish(context), ids, run))
+        self.perform(check_run_is_of(self._desired(context), ids, run))
         return {**result, **told}

@@ -16,10 +16,10 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_aep.api.errors import AepError, InvalidExport
 from airflow_provider_aep.arguments import check_after, check_choice, check_decisions, check_entity_id, check_where
-from airflow_provider_aep.tasks import AepTask, failing_at_once
-from airflow_provider_aep.waiting import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.errors import AepError, InvalidArgument
+from airflow_provider_aep.run_wait import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.tasks import AepTask, fail_without_retry
 
 try:
     from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferralTimeout
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_provider_aep.api.destinations import Text
     from airflow_provider_aep.api.entities import FlowRun
     from airflow_provider_aep.arguments import Decision
+    from airflow_provider_aep.destinations import Text
 
 __all__ = ["AepDataflowRunSensor"]
 
@@ -81,7 +81,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}.
 
     Raises:
-        InvalidExport: an argument cannot be right; at construction where it is literal.
+        InvalidArgument: an argument cannot be right; at construction where it is literal.
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
@@ -120,7 +120,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self._check()
 
     def _check(self) -> None:
-        with failing_at_once():
+        with fail_without_retry():
             check_where(self.aep_conn_id, self.sandbox_name)
             check_entity_id("dataflow_id", self.dataflow_id)
             if self.run_id is not None:
@@ -133,7 +133,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
 
     def _check_nothing_follows(self) -> None:
         if not self.deferrable:
-            raise InvalidExport("end_in_triggerer", True, "needs deferrable=True")
+            raise InvalidArgument("end_in_triggerer", True, "needs deferrable=True")
         follows = {
             "outlets": self.outlets,
             "on_success_callback": self.on_success_callback,
@@ -143,7 +143,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         for argument, is_set in follows.items():
             if is_set:
                 rule = f"ends the task in the triggerer, where {argument} would be left out in silence"
-                raise InvalidExport("end_in_triggerer", True, rule)
+                raise InvalidArgument("end_in_triggerer", True, rule)
 
     def execute(self, context: Context) -> Any:
         self._check()
@@ -201,7 +201,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     def _current_wait(self, context: Context) -> RunWait:
         """One for the life of this process, so that a run once found is stayed with."""
         if self._wait is None:
-            with failing_at_once():
+            with fail_without_retry():
                 self._wait = RunWait(self, self.dataflow_id, self.run_id, context=context)
         return self._wait
 
@@ -209,7 +209,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     def _refusals_told(self) -> Iterator[None]:
         """A refusal fails the task at once; where that would mean to skip it, a retried failure is the lesser evil."""
         try:
-            with failing_at_once():
+            with fail_without_retry():
                 yield
         except AirflowFailException as failure:
             if self.soft_fail:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_aep.api.destinations import is_literal
-from airflow_provider_aep.api.errors import AepError, InvalidExport
 from airflow_provider_aep.arguments import check_where
+from airflow_provider_aep.destinations import is_literal
+from airflow_provider_aep.errors import AepError, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow.sdk import Context
 
-    from airflow_provider_aep.api.calls import Procedure
+    from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.hooks import AepHook
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 _OF_THE_DATE = re.compile(r"'((ds|ts)(_\w+)?|logical_date|data_interval_(start|end))' is undefined")
 
 
-class InvalidArgument(InvalidExport, AirflowFailException):
+class InvalidTaskArgument(InvalidArgument, AirflowFailException):
     """A DAG argument that cannot be right, raised from a task: Airflow need not try again."""
 
 
 @contextmanager
-def failing_at_once() -> Iterator[None]:
+def fail_without_retry() -> Iterator[None]:
     """Errors that no further try can cure become failures that Airflow does not retry."""
     try:
         yield
-    except InvalidExport as error:
-        raise InvalidArgument(error.argument, error.value, error.rule) from None
+    except InvalidArgument as error:
+        raise InvalidTaskArgument(error.argument, error.value, error.rule) from None
     except AepError as error:
         if not error.is_final:
             raise
@@ -79,7 +79,7 @@ class AepTask:
 
     def render_template(self, *args: Any, **kwargs: Any) -> Any:
         """Destinations and schedules check themselves when Airflow rebuilds them from rendered values."""
-        with failing_at_once():
+        with fail_without_retry():
             try:
                 return super().render_template(*args, **kwargs)  # type: ignore[misc]  # Airflow's operators have it
             except Exception as error:
@@ -91,7 +91,7 @@ class AepTask:
                         f"{error}: not every DAG run has it; a manual one may have no logical date. "
                         "Use {{ dag_run.run_after | ds }}, which each has"
                     )
-                raise InvalidArgument("template", args[0] if args else None, rule) from None
+                raise InvalidTaskArgument("template", args[0] if args else None, rule) from None
 
     def on_kill(self) -> None:
         """Told to stop by SIGTERM or a time-out. Nothing is changed or cancelled at Adobe: it has no call for that."""
@@ -118,11 +118,11 @@ class AepOperator(AepTask, BaseOperator):
         self.sandbox_name = sandbox_name
 
     def check_arguments(self) -> None:
-        """Raises InvalidExport for an argument that is known and cannot be right."""
+        """Raises InvalidArgument for an argument that is known and cannot be right."""
         check_where(self.aep_conn_id, self.sandbox_name)
 
     def _check(self) -> None:
-        with failing_at_once():
+        with fail_without_retry():
             self.check_arguments()
 
     def execute(self, context: Context) -> Any:
@@ -133,7 +133,7 @@ class AepOperator(AepTask, BaseOperator):
             AepError: an outage; trying again is safe.
         """
         self._check()
-        with failing_at_once():
+        with fail_without_retry():
             result = self.work(context)
         self.check_not_killed()
         return result

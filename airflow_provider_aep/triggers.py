@@ -13,11 +13,11 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
-from airflow_provider_aep.api.errors import AepError, ReplyError
+from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
-from airflow_provider_aep.wait import Wait, WaitIsOver
-from airflow_provider_aep.waiting import ended_text, run_text, seen_text
-from airflow_provider_aep.watch import joined
+from airflow_provider_aep.run_poller import subscribe
+from airflow_provider_aep.run_wait import ended_text, run_text, seen_text
+from airflow_provider_aep.subscription import Subscription, WaitIsOver
 
 __all__ = ["AepDataflowRunTrigger"]
 
@@ -146,7 +146,7 @@ class AepDataflowRunTrigger(BaseTrigger):
         floor_seconds = conf.getfloat("aep", "poll_floor_seconds", fallback=60.0)
         if time.time() >= self.deadline:
             floor_seconds = SHORTEST_POLL_SECONDS  # the last look may not take until the next poll of all others
-        async with joined(
+        async with subscribe(
             AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name),
             dataflow_id=DataflowId(self.dataflow_id),
             run_id=FlowRunId(self.run_id) if self.run_id else None,
@@ -171,7 +171,7 @@ class AepDataflowRunTrigger(BaseTrigger):
                 else:
                     self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
 
-    async def _news(self, wait: Wait) -> FlowRun | str:
+    async def _news(self, wait: Subscription) -> FlowRun | str:
         """What changes next; a sign of life once an hour meanwhile."""
         while True:
             try:

@@ -64,9 +64,9 @@ def define(number: int, dataset: str) -> Any:
     """A DAG with one export of its own name, bucket and login; its operator notes how long it took."""
     from airflow.sdk import DAG
 
-    from airflow_provider_aep.api.destinations import AmazonS3
-    from airflow_provider_aep.api.schedule import Every
+    from airflow_provider_aep.destinations import AmazonS3
     from airflow_provider_aep.operators import AepExportDatasetsOperator
+    from airflow_provider_aep.schedules import Every
 
     class Timed(AepExportDatasetsOperator):
         def execute(self, context: Any) -> Any:

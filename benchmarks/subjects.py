@@ -143,8 +143,8 @@ SUBJECTS = {
         aep,
         "from airflow_provider_aep.operators import *\n"
         "from airflow_provider_aep.sensors import *\n"
-        "from airflow_provider_aep.api.destinations import *\n"
-        "from airflow_provider_aep.api.schedule import *",
+        "from airflow_provider_aep.destinations import *\n"
+        "from airflow_provider_aep.schedules import *",
         "AEP_DEFAULT",
     ),
 }

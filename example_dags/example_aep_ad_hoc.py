@@ -8,9 +8,9 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG, Param
 
-from airflow_provider_aep.api.destinations import AmazonS3
-from airflow_provider_aep.api.schedule import Once
+from airflow_provider_aep.destinations import AmazonS3
 from airflow_provider_aep.operators import AepExportDatasetsOperator
+from airflow_provider_aep.schedules import Once
 
 with DAG(
     "example_aep_ad_hoc",

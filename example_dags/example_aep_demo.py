@@ -12,9 +12,9 @@ from pathlib import Path
 import pendulum
 from airflow.sdk import DAG, task
 
-from airflow_provider_aep.api.destinations import AmazonS3
-from airflow_provider_aep.api.schedule import Once
+from airflow_provider_aep.destinations import AmazonS3
 from airflow_provider_aep.operators import AepExportDatasetsOperator, AepListDatasetsOperator
+from airflow_provider_aep.schedules import Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 
 with DAG(

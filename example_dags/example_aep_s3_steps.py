@@ -5,8 +5,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG
 
-from airflow_provider_aep.api.destinations import AmazonS3
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.destinations import AmazonS3
 from airflow_provider_aep.operators import (
     AepCreateBaseConnectionOperator,
     AepCreateDataflowOperator,
@@ -14,6 +13,7 @@ from airflow_provider_aep.operators import (
     AepCreateTargetConnectionOperator,
     AepListDatasetsOperator,
 )
+from airflow_provider_aep.schedules import Every
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 
 with DAG(

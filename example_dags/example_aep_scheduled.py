@@ -9,9 +9,9 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG, task
 
-from airflow_provider_aep.api.destinations import AmazonS3
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.destinations import AmazonS3
 from airflow_provider_aep.operators import AepExportDatasetsOperator
+from airflow_provider_aep.schedules import Every
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 
 with DAG(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG
 
-from airflow_provider_aep.api.destinations import Sftp
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.destinations import Sftp
 from airflow_provider_aep.operators import AepExportDatasetsOperator
+from airflow_provider_aep.schedules import Every
 
 with DAG(
     "example_aep_sftp",

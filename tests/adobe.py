@@ -21,13 +21,14 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.api.datamodels._generated import DagRunType  # what a worker is handed
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_aep.api.calls import Call, enable_dataflow
-from airflow_provider_aep.api.destinations import AmazonS3
+from airflow_provider_aep.api.calls import enable_dataflow
+from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.api.entities import DataflowId
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.destinations import AmazonS3
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepExportDatasetsOperator
+from airflow_provider_aep.schedules import Every
 from tests.airflow_places import (
     AirflowFailException,
     AirflowRescheduleException,

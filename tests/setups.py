@@ -13,24 +13,31 @@ from typing import Any
 import httpx
 
 from airflow_provider_aep.api.auth import forget_tokens
-from airflow_provider_aep.api.calls import Procedure
 from airflow_provider_aep.api.credentials import S3AccessKey, auth
-from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
+from airflow_provider_aep.api.effects import Procedure
 from airflow_provider_aep.api.entities import DatasetId
-from airflow_provider_aep.api.errors import AepError
-from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.marks import Maker
-from airflow_provider_aep.api.schedule import Every
-from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.api.steps import (
+from airflow_provider_aep.api.provisioning.desired import (
+    DesiredBaseConnection,
+    DesiredExport,
+    ExportIds,
+    IfExists,
+    SetupPolicy,
+    export_ids,
+)
+from airflow_provider_aep.api.provisioning.ensure import (
     ensure_base_connection,
     ensure_dataflow,
     ensure_source_connection,
     ensure_target_connection,
 )
-from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish, IfExists, Manner, export_ids
+from airflow_provider_aep.api.provisioning.export import set_up_export
+from airflow_provider_aep.api.provisioning.owner import Owner
+from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.destinations import AmazonS3, destination_type, target_params
 from airflow_provider_aep.emulator import Clock, Platform
 from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.errors import AepError
+from airflow_provider_aep.schedules import Every
 from tests.conftest import settings_for_tests
 
 DATASETS = [DatasetId(each.id) for each in SEEDED]
@@ -44,42 +51,45 @@ REQUEST_SECONDS = 0.05  # what a request takes
 _sessions = itertools.count()
 
 
-def wish(name: str = "dag.export", **changes: Any) -> ExportWish:
+def desired(name: str = "dag.export", **changes: Any) -> DesiredExport:
     """An export to Amazon S3 every three hours, with a login of its own unless told otherwise."""
-    kind = kind_of(S3)
+
     given: dict[str, Any] = {
         "name": name,
         "dataset_ids": (DATASETS[0],),
-        "kind": kind,
+        "destination_type": destination_type(S3),
         "target_params": target_params(S3, file_type="PARQUET", compression="GZIP"),
         "schedule": Every(hours=3, start=BEGINS_ON, end=ENDS_ON),
-        "base": base_wish(),
+        "base": desired_base(),
     }
-    return ExportWish(**{**given, **changes})
+    return DesiredExport(**{**given, **changes})
 
 
-def base_wish(name: str = "airflow s3", secret: str = SECRET) -> BaseWish:
-    return BaseWish(name, kind_of(S3), auth(S3AccessKey(access_key="A" * 20, secret_key=secret)))
+def desired_base(name: str = "airflow s3", secret: str = SECRET) -> DesiredBaseConnection:
+    return DesiredBaseConnection(name, destination_type(S3), auth(S3AccessKey(access_key="A" * 20, secret_key=secret)))
 
 
-def manner(
+def policy(
     task: str = "dag.export, run 1", *, again: bool = False, if_exists: IfExists = "reuse", **more: bool
-) -> Manner:
+) -> SetupPolicy:
     """How one try of a task sets up; each try is a session of its own."""
-    return Manner(if_exists, Maker(task, f"{next(_sessions):08x}", again), 10, **more)
+    return SetupPolicy(if_exists, Owner(task, f"{next(_sessions):08x}", again), 10, **more)
 
 
-def in_steps(wish: ExportWish, manner: Manner) -> Procedure[ExportIds]:
+def in_steps(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ExportIds]:
     """The same by the four step operators' procedures, one after the other."""
-    assert wish.base
-    base = yield from ensure_base_connection(wish.base, manner)
-    source = yield from ensure_source_connection(wish.source, manner)
-    target = yield from ensure_target_connection(wish.target(base), manner)
-    dataflow = yield from ensure_dataflow(wish.dataflow(source, target), manner)
-    return export_ids(base, source, target, dataflow, wish.dataset_ids)
+    assert desired.base
+    base = yield from ensure_base_connection(desired.base, policy)
+    source = yield from ensure_source_connection(desired.source, policy)
+    target = yield from ensure_target_connection(desired.target(base), policy)
+    dataflow = yield from ensure_dataflow(desired.dataflow(source, target), policy)
+    return export_ids(base, source, target, dataflow, desired.dataset_ids)
 
 
-WAYS: dict[str, Callable[[ExportWish, Manner], Procedure[ExportIds]]] = {"whole": set_up_export, "steps": in_steps}
+WAYS: dict[str, Callable[[DesiredExport, SetupPolicy], Procedure[ExportIds]]] = {
+    "whole": set_up_export,
+    "steps": in_steps,
+}
 
 
 @dataclass
@@ -118,10 +128,10 @@ class Adobe:
 
     def task(
         self,
-        wish: ExportWish,
+        desired: DesiredExport,
         *,
         name: str = "dag.export, run 1",
-        way: Callable[[ExportWish, Manner], Procedure[ExportIds]] = set_up_export,
+        way: Callable[[DesiredExport, SetupPolicy], Procedure[ExportIds]] = set_up_export,
         if_exists: IfExists = "reuse",
         tries: int = 3,
         again: bool = False,
@@ -131,7 +141,7 @@ class Adobe:
         for attempt in range(1, tries + 1):
             try:
                 ids: ExportIds = self.run(
-                    way(wish, manner(name, again=again or attempt > 1, if_exists=if_exists, **more))
+                    way(desired, policy(name, again=again or attempt > 1, if_exists=if_exists, **more))
                 )
             except AepError as error:
                 if error.is_final or attempt == tries:
@@ -163,21 +173,21 @@ class Adobe:
         counted = Counter(each.kind for each in self.platform.creations)
         return {kind: counted[kind] for kind in KINDS}
 
-    def is_one_export(self, wish: ExportWish, ids: ExportIds) -> None:
+    def is_one_export(self, desired: DesiredExport, ids: ExportIds) -> None:
         """One of each, attached to one another, as wished, and what the task has returned."""
         assert self.count() == dict.fromkeys(KINDS, 1)
         base, source, target, flow = (self.the(kind) for kind in KINDS)
         assert ids[:4] == (base["id"], source["id"], target["id"], flow["id"])
-        assert set(ids.dataset_ids) == set(wish.dataset_ids)
+        assert set(ids.dataset_ids) == set(desired.dataset_ids)
         assert not any(each["description"].endswith(")") for each in (base, source, target, flow))
         assert flow["sourceConnectionIds"] == [source["id"]]
         assert flow["targetConnectionIds"] == [target["id"]]
         assert target["baseConnectionId"] == base["id"]
         assert flow["state"] == "enabled"
-        assert {each["dataSetId"] for each in source["params"]["datasets"]} == set(wish.dataset_ids)
-        assert wish.target_params.items() <= target["params"].items()
-        assert isinstance(wish.schedule, Every)
-        assert flow["scheduleParams"]["interval"] == wish.schedule.hours
+        assert {each["dataSetId"] for each in source["params"]["datasets"]} == set(desired.dataset_ids)
+        assert desired.target_params.items() <= target["params"].items()
+        assert isinstance(desired.schedule, Every)
+        assert flow["scheduleParams"]["interval"] == desired.schedule.hours
 
 
 def one_of_each() -> dict[str, int]:

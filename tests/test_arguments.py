@@ -11,10 +11,9 @@ import pytest
 from airflow.sdk import DAG, Asset, XComArg, task
 
 from airflow_provider_aep import operators, sensors
-from airflow_provider_aep.api.destinations import AmazonS3, DataLandingZone, Sftp
-from airflow_provider_aep.api.errors import InvalidExport
-from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.arguments import dataset_ids, entity_name, moment_ms, seconds
+from airflow_provider_aep.destinations import AmazonS3, DataLandingZone, Sftp
+from airflow_provider_aep.errors import InvalidArgument
 from airflow_provider_aep.operators import (
     AepCreateBaseConnectionOperator,
     AepCreateDataflowOperator,
@@ -23,6 +22,7 @@ from airflow_provider_aep.operators import (
     AepExportDatasetsOperator,
     AepListDatasetsOperator,
 )
+from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import DATASET, OTHER_DATASET, Adobe, context
 from tests.airflow_places import AirflowFailException, DagSerialization
@@ -141,7 +141,7 @@ def made(kind: type[Any], **arguments: Any) -> Any:
 def test_a_wrong_literal_is_refused_when_the_dag_is_written(
     kind: type[Any], arguments: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(InvalidExport, match=words):
+    with pytest.raises(InvalidArgument, match=words):
         made(kind, **arguments)
 
 
@@ -346,7 +346,7 @@ def test_dataset_ids_come_in_many_forms() -> None:
 def test_names_that_adobes_filters_cannot_find_are_refused() -> None:
     assert entity_name("name", "nightly: profiles (eu) 50 %") == "nightly: profiles (eu) 50 %"
     for name in ("", " a", "a ", "a,b", "a&b", "a\nb", None, 5):
-        with pytest.raises(InvalidExport, match="name = "):
+        with pytest.raises(InvalidArgument, match="name = "):
             entity_name("name", name)
 
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_aep.api.auth import Token, read_token, token_form
 from airflow_provider_aep.api.calls import create_source_connection, list_page
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.session import AsyncSession, Session
+from airflow_provider_aep.api.settings import SCOPES
+from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, Clock, Platform
+from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
     PlatformUnavailable,
@@ -24,9 +27,6 @@ from airflow_provider_aep.api.errors import (
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.session import AsyncSession, Session
-from airflow_provider_aep.api.settings import SCOPES
-from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, Clock, Platform
 from tests.canned import Canned, answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Call, Pause, Procedure, Together, together
+from airflow_provider_aep.api.effects import Call, Gather, Procedure, Sleep, gather
 from airflow_provider_aep.api.entities import (
     BaseConnectionId,
     DataflowId,
@@ -20,7 +20,7 @@ from airflow_provider_aep.api.entities import (
     SourceConnectionId,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.errors import InvalidArgument
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner
 
@@ -215,7 +215,7 @@ BAD_IDS = ["", " ", "a b", "a/b", "../flows", "..", ".", "a?b=c", "a#b", "a%2Fb"
 )
 def test_an_id_that_would_change_the_path_is_refused(make: Callable[[Any], Call[Any]], bad: Any) -> None:
     """`GET /flows/` with an empty ID would be answered by a list, and its first dataflow taken for the one meant."""
-    with pytest.raises(InvalidExport, match=r"ID = .*must be an ID as Adobe gives it"):
+    with pytest.raises(InvalidArgument, match=r"ID = .*must be an ID as Adobe gives it"):
         make(bad)
 
 
@@ -241,13 +241,13 @@ def test_a_call_shows_no_body() -> None:
 
 def test_together_asks_for_company_only_where_there_is_some() -> None:
     def answer(value: int) -> Procedure[int]:
-        yield Pause(value)
+        yield Sleep(value)
         return value
 
-    assert next(together(answer(1), None)) == Pause(1)
-    both = together(answer(1), None, answer(2))
+    assert next(gather(answer(1), None)) == Sleep(1)
+    both = gather(answer(1), None, answer(2))
     step = next(both)
-    assert isinstance(step, Together)
+    assert isinstance(step, Gather)
     assert len(step.procedures) == 2
     with pytest.raises(StopIteration) as end:
         both.send(["one", "two"])
@@ -256,5 +256,5 @@ def test_together_asks_for_company_only_where_there_is_some() -> None:
 
 def test_together_of_nothing_does_nothing() -> None:
     with pytest.raises(StopIteration) as end:
-        next(together(None))
+        next(gather(None))
     assert end.value.value == [None]

@@ -23,7 +23,7 @@ from airflow_provider_aep.api.credentials import (
     login_from_connection,
     secrets,
 )
-from airflow_provider_aep.api.destinations import (
+from airflow_provider_aep.destinations import (
     AdlsGen2,
     AmazonS3,
     AzureBlob,
@@ -31,9 +31,9 @@ from airflow_provider_aep.api.destinations import (
     Destination,
     GoogleCloudStorage,
     Sftp,
-    kind_of,
+    destination_type,
 )
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.errors import InvalidArgument
 
 SAMPLES = Path(__file__).parent / "samples" / "requests"
 
@@ -102,7 +102,7 @@ IDS = [name for _, name, _ in SEVEN]
 def from_connection(destination: Destination, **fields: Any) -> Credential:
     extra = {name.removeprefix("extra_"): fields.pop(name) for name in list(fields) if name.startswith("extra_")}
     given = {"conn_type": "generic", "host": None, "login": None, "password": None, "port": None, **fields}
-    return login_from_connection(kind_of(destination).logins, conn_id="lake", extra=extra, **given)
+    return login_from_connection(destination_type(destination).logins, conn_id="lake", extra=extra, **given)
 
 
 # What Adobe gets
@@ -294,7 +294,7 @@ def test_a_connection_holds_a_login(destination: Destination, fields: dict[str, 
 def test_a_wrong_connection_is_refused_without_showing_it(
     destination: Destination, fields: dict[str, Any], field: str, rule: str
 ) -> None:
-    with pytest.raises(InvalidExport) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         from_connection(destination, **fields)
 
     message = str(refused.value)
@@ -307,15 +307,17 @@ def test_a_wrong_connection_is_refused_without_showing_it(
 
 
 def test_a_data_landing_zone_takes_no_login() -> None:
-    assert kind_of(DLZ).logins == ()
+    assert destination_type(DLZ).logins == ()
     assert "auth" not in json.loads((SAMPLES / "base_connection_data_landing_zone.json").read_text())
 
-    with pytest.raises(InvalidExport, match="destination_conn_id = 'lake': this destination takes no login"):
+    with pytest.raises(InvalidArgument, match="destination_conn_id = 'lake': this destination takes no login"):
         from_connection(DLZ, login="x")
 
 
 def test_a_credential_made_by_hand_is_checked_and_hidden_too() -> None:
-    with pytest.raises(InvalidExport, match=r"S3AccessKey.secret_key = <hidden, 5 characters>: must be 40") as refused:
+    with pytest.raises(
+        InvalidArgument, match=r"S3AccessKey.secret_key = <hidden, 5 characters>: must be 40"
+    ) as refused:
         S3AccessKey(ACCESS_KEY, "short")
 
     assert "short" not in repr(refused.value)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api import credentials
-from airflow_provider_aep.api.destinations import (
+from airflow_provider_aep.destinations import (
     DESTINATIONS,
     AdlsGen2,
     AmazonS3,
@@ -28,12 +28,12 @@ from airflow_provider_aep.api.destinations import (
     GoogleCloudStorage,
     Sftp,
     check_format,
+    destination_type,
     is_literal,
-    kind_of,
     target_params,
 )
-from airflow_provider_aep.api.errors import InvalidExport
-from airflow_provider_aep.api.schedule import Every, Once
+from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.schedules import Every, Once
 from tests.airflow_places import AIRFLOW, DagSerialization
 
 if TYPE_CHECKING:
@@ -60,19 +60,19 @@ def test_target_params_equal_adobes_documented_body(name: str) -> None:
     params = target_params(SIX[name], file_type="JSON", compression="NONE", allow_uncompressed_json=True)
 
     assert sample["params"] == params
-    assert sample["connectionSpec"]["id"] == kind_of(SIX[name]).connection_spec
+    assert sample["connectionSpec"]["id"] == destination_type(SIX[name]).connection_spec
 
 
 def test_a_manifest_is_asked_for_only_when_the_user_decides() -> None:
-    def manifest(wish: bool | None) -> object:
-        params = target_params(SIX["sftp"], file_type="PARQUET", compression="GZIP", include_file_manifest=wish)
+    def manifest(desired: bool | None) -> object:
+        params = target_params(SIX["sftp"], file_type="PARQUET", compression="GZIP", include_file_manifest=desired)
         return params.get("includeFileManifest", "left out")
 
     assert [manifest(None), manifest(True), manifest(False)] == ["left out", True, False]
 
 
 def test_json_without_gzip_is_refused() -> None:
-    with pytest.raises(InvalidExport, match="compression = 'NONE': must be GZIP"):
+    with pytest.raises(InvalidArgument, match="compression = 'NONE': must be GZIP"):
         target_params(SIX["sftp"], file_type="JSON", compression="NONE")
 
     assert target_params(SIX["sftp"], file_type="PARQUET", compression="NONE")["compression"] == "NONE"
@@ -80,14 +80,14 @@ def test_json_without_gzip_is_refused() -> None:
 
 @pytest.mark.parametrize(("file_type", "compression"), [("CSV", "GZIP"), ("json", "GZIP"), ("JSON", "gzip")])
 def test_other_formats_are_refused(file_type: str, compression: str) -> None:
-    with pytest.raises(InvalidExport, match="in capitals"):
+    with pytest.raises(InvalidArgument, match="in capitals"):
         check_format(file_type, compression)
 
 
 def test_a_templated_format_passes_until_it_is_rendered() -> None:
     check_format("{{ params.file_type }}", "NONE")
 
-    with pytest.raises(InvalidExport, match=r"file_type = .* not been rendered"):
+    with pytest.raises(InvalidArgument, match=r"file_type = .* not been rendered"):
         target_params(SIX["sftp"], file_type="{{ params.file_type }}", compression="GZIP")
 
 
@@ -104,8 +104,8 @@ def test_the_registry_knows_the_specs_and_logins_of_all_six() -> None:
 @pytest.mark.parametrize("other", [("b", "p"), ["b", "p"], "s3://b/p", None, {"bucket": "b", "path": "p"}])
 def test_anything_else_is_no_destination(other: object) -> None:
     """A destination that went through XCom comes back as a plain list; which of the six it was is lost."""
-    with pytest.raises(InvalidExport, match="must be one of AmazonS3, AzureBlob"):
-        kind_of(other)
+    with pytest.raises(InvalidArgument, match="must be one of AmazonS3, AzureBlob"):
+        destination_type(other)
 
 
 # Checks
@@ -134,7 +134,7 @@ def test_anything_else_is_no_destination(other: object) -> None:
     ],
 )
 def test_a_wrong_literal_is_refused_when_the_dag_is_written(make: Any, message: str) -> None:
-    with pytest.raises(InvalidExport, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         make()
 
 
@@ -189,14 +189,14 @@ def test_a_hostile_text_does_not_hold_the_dag_processor(kind: Any, bucket: str, 
     """Adobe's patterns as printed would take longer than the age of the universe here."""
     before = time.perf_counter()
 
-    with pytest.raises(InvalidExport):
+    with pytest.raises(InvalidArgument):
         kind(bucket, path)
 
     assert time.perf_counter() - before < 1
 
 
 def test_a_value_slipped_in_past_the_constructor_is_caught_before_sending() -> None:
-    with pytest.raises(InvalidExport, match=r"destination.path = 'a b'"):
+    with pytest.raises(InvalidArgument, match=r"destination.path = 'a b'"):
         target_params(AmazonS3("lake", "p")._replace(path="a b"), file_type="JSON", compression="GZIP")
 
 
@@ -231,7 +231,7 @@ class Exporter(BaseOperator):
     def execute(self, context: Any) -> None: ...
 
 
-class Maker(BaseOperator):
+class Owner(BaseOperator):
     """Upstream: its output is part of our arguments."""
 
     def execute(self, context: Any) -> str:
@@ -287,19 +287,19 @@ def test_each_type_is_rebuilt_by_airflow(dag: DAG, destination: Destination) -> 
 def test_a_rendered_value_is_checked(dag: DAG, caplog: pytest.LogCaptureFixture) -> None:
     task = Exporter(task_id="export", destination=AmazonS3(bucket="lake", path="{{ path }}"))
 
-    with pytest.raises(InvalidExport, match=r"destination.path = 'a=1': .*folder_template"):
+    with pytest.raises(InvalidArgument, match=r"destination.path = 'a=1': .*folder_template"):
         task.render_template_fields(context_of(dag, path="a=1"))
 
 
 def test_a_rendered_interval_is_checked(dag: DAG) -> None:
     task = Exporter(task_id="export", destination=SIX["sftp"], schedule=Every(hours="{{ hours }}"))
 
-    with pytest.raises(InvalidExport, match=r"schedule.hours = '5'"):
+    with pytest.raises(InvalidArgument, match=r"schedule.hours = '5'"):
         task.render_template_fields(context_of(dag, hours=5))
 
 
 def test_an_upstream_output_makes_a_dependency_and_is_filled_in(dag: DAG) -> None:
-    made = Maker(task_id="make").output
+    made = Owner(task_id="make").output
     task = Exporter(task_id="export", destination=AmazonS3(bucket="lake", path=made), schedule=Once(start=made))
     assert {"make"} == task.upstream_task_ids
 
@@ -315,7 +315,7 @@ def test_dependencies_are_found_in_partial_and_in_expand(dag: DAG, field: str) -
         plain: dict[str, Any] = {"destination": SIX["sftp"], "schedule": Every(hours=3)}
         return plain | {field: Sftp(output) if field == "destination" else Every(hours=3, start=output)}
 
-    first, second = (Maker(task_id=name).output for name in ("first", "second"))
+    first, second = (Owner(task_id=name).output for name in ("first", "second"))
 
     kept = Exporter.partial(task_id="kept", **values(first)).expand(number=[1, 2])
     mapped = Exporter.partial(task_id="mapped").expand(**{name: [value] for name, value in values(second).items()})
@@ -338,7 +338,7 @@ def test_partial_and_expand_render_too(dag: DAG) -> None:
 
 
 def test_destinations_may_be_made_from_a_mapped_upstream_output(dag: DAG) -> None:
-    paths = Maker(task_id="make").output
+    paths = Owner(task_id="make").output
     mapped = Exporter.partial(task_id="export").expand(destination=paths.map(lambda path: AmazonS3("lake", path)))
     context = context_of(dag, map_index=1, xcom=["a", "b"])
 
@@ -350,7 +350,7 @@ def test_destinations_may_be_made_from_a_mapped_upstream_output(dag: DAG) -> Non
 
 @pytest.mark.parametrize("destination", SIX.values(), ids=SIX)
 def test_a_dag_with_them_is_serialised(dag: DAG, destination: Destination) -> None:
-    made = Maker(task_id="make").output
+    made = Owner(task_id="make").output
     schedule = Every(hours=3, start=datetime(2026, 1, 1, tzinfo=UTC), end=made)
     Exporter(task_id="plain", destination=destination, schedule=schedule)
     Exporter.partial(task_id="mapped", schedule=schedule).expand(destination=[destination, destination])

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aep.api import errors
+from airflow_provider_aep import errors
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, RunError, RunStatus
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
+    AmbiguousName,
     EntityExists,
     EntityNotFound,
     ExportChanged,
     FlowRunFailed,
-    InvalidExport,
+    InvalidArgument,
     OutcomeUnknown,
     PlatformUnavailable,
     ReplyError,
     RequestRefused,
-    SeveralEntities,
     UnexpectedReply,
     VersionConflict,
     first_of,
@@ -50,9 +50,9 @@ RUN = FlowRun(
     errors=(RunError("ACTIVATION_BATCH-0000-FAILED", "Job aborted."), RunError("CONNECTOR-2001-500", "No access")),
 )
 EVERY: list[AepError] = [
-    InvalidExport("interval", 5, "must be 3, 6, 9 or 12"),
+    InvalidArgument("interval", 5, "must be 3, 6, 9 or 12"),
     EntityExists("dataflow 'nightly' exists"),
-    SeveralEntities("two"),
+    AmbiguousName("two"),
     FlowRunFailed(RUN, "failed"),
     ExportChanged("changed"),
     *[kind("GET /flows", **FIELDS) for kind in REPLY_ERRORS],
@@ -99,7 +99,7 @@ def test_an_event_that_is_none_is_told(event: dict[str, Any]) -> None:
             "GET /flows/1: HTTP 404 FLOW-1439-404 not found. It was deleted, lies in another sandbox, or an access "
             "label hides it (Adobe request r)",
         ),
-        (InvalidExport("interval", 5, "must be 3, 6, 9 or 12"), "interval = 5: must be 3, 6, 9 or 12"),
+        (InvalidArgument("interval", 5, "must be 3, 6, 9 or 12"), "interval = 5: must be 3, 6, 9 or 12"),
     ],
 )
 def test_what_an_error_says(error: AepError, text: str) -> None:
@@ -137,9 +137,9 @@ def test_whose_move_it_is() -> None:
     """Final: Airflow need not try again before somebody has changed something."""
     final = {type(error): error.is_final for error in EVERY}
     assert final == {
-        InvalidExport: True,
+        InvalidArgument: True,
         EntityExists: True,
-        SeveralEntities: True,
+        AmbiguousName: True,
         FlowRunFailed: True,
         ExportChanged: True,
         RequestRefused: True,
@@ -156,7 +156,7 @@ def test_whose_move_it_is() -> None:
 def test_an_invalid_export_is_a_value_error_too() -> None:
     """What a constructor raises for a wrong argument, in DAG code that knows nothing of this package."""
     with pytest.raises(ValueError, match="x = 1"):
-        raise InvalidExport("x", 1, "no")
+        raise InvalidArgument("x", 1, "no")
 
 
 def test_of_several_failures_a_refusal_comes_first() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.api.schedule import Every
-from airflow_provider_aep.api.wishes import ExportWish
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, WAYS, Adobe, one_of_each, wish
+from airflow_provider_aep.api.provisioning.desired import DesiredExport
+from airflow_provider_aep.schedules import Every
+from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, WAYS, Adobe, desired, one_of_each
 
 Strike = Callable[[Adobe, str, int], Any]
 
@@ -71,10 +71,10 @@ def general(request: str) -> str:
 
 # Stories: what there is already, and then the task whose every request is struck.
 
-CHANGED = wish(dataset_ids=(DATASETS[1], DATASETS[2]))
-OTHERWISE = wish(
+CHANGED = desired(dataset_ids=(DATASETS[1], DATASETS[2]))
+OTHERWISE = desired(
     schedule=Every(hours=6, start=BEGINS_ON, end=ENDS_ON),
-    target_params={**wish().target_params, "path": "elsewhere", "compression": "NONE"},
+    target_params={**desired().target_params, "path": "elsewhere", "compression": "NONE"},
 )
 
 
@@ -82,7 +82,7 @@ def nothing(adobe: Adobe, way: str) -> None: ...
 
 
 def an_export(adobe: Adobe, way: str) -> None:
-    adobe.task(wish(), way=WAYS[way])
+    adobe.task(desired(), way=WAYS[way])
     adobe.clock.advance(20)
 
 
@@ -92,10 +92,10 @@ def a_disabled_export(adobe: Adobe, way: str) -> None:
     flow["state"] = "disabled"
 
 
-STORIES: dict[str, tuple[Callable[[Adobe, str], None], ExportWish, dict[str, Any]]] = {
-    "first run": (nothing, wish(), {}),
-    "cleared": (an_export, wish(), {"again": True}),
-    "second DAG run": (an_export, wish(), {"name": "dag.export, run 2"}),
+STORIES: dict[str, tuple[Callable[[Adobe, str], None], DesiredExport, dict[str, Any]]] = {
+    "first run": (nothing, desired(), {}),
+    "cleared": (an_export, desired(), {"again": True}),
+    "second DAG run": (an_export, desired(), {"name": "dag.export, run 2"}),
     "other datasets": (an_export, CHANGED, {"name": "dag.export, run 2", "if_exists": "update"}),
     "other schedule and place": (a_disabled_export, OTHERWISE, {"name": "dag.export, run 2", "if_exists": "update"}),
 }
@@ -121,7 +121,9 @@ def _numbered(adobe: Adobe) -> Iterator[tuple[str, int]]:
         seen[request] += 1
 
 
-def walk(story: str, way: str, strikes: dict[str, Strike], **options: Any) -> Iterator[tuple[str, Adobe, ExportWish]]:
+def walk(
+    story: str, way: str, strikes: dict[str, Strike], **options: Any
+) -> Iterator[tuple[str, Adobe, DesiredExport]]:
     """The story once for each of its requests and each strike, up to the moment when the strike is set."""
     requests, _ = undisturbed(story, way, **options)
     before, wanted, _ = STORIES[story]
@@ -135,7 +137,7 @@ def walk(story: str, way: str, strikes: dict[str, Strike], **options: Any) -> It
             yield f"{title} at {request} number {skip + 1}", adobe, wanted
 
 
-def is_quiet_now(adobe: Adobe, wanted: ExportWish, way: str) -> None:
+def is_quiet_now(adobe: Adobe, wanted: DesiredExport, way: str) -> None:
     """Another DAG run has nothing left to do but to look."""
     adobe.faults.clear()
     vars(adobe).pop("respond", None)  # nor does anybody die any more
@@ -236,7 +238,7 @@ def test_transitional_states_make_no_difference(way: str) -> None:
 def test_the_figures() -> None:
     """Eleven requests in five round trips with the token; then four in one."""
     adobe = Adobe()
-    adobe.task(wish())
+    adobe.task(desired())
     first = adobe.requests()
     assert sorted(first) == sorted(
         ["GET /flows", *["GET /connections", "GET /sourceConnections"] * 2, "GET /targetConnections"]
@@ -245,5 +247,5 @@ def test_the_figures() -> None:
     )
     assert adobe.made() == one_of_each()
     adobe.platform.requests.clear()
-    adobe.task(wish(), name="dag.export, run 2")
+    adobe.task(desired(), name="dag.export, run 2")
     assert sorted(adobe.requests()) == sorted(f"GET /{kind}" for kind in KINDS)

@@ -25,12 +25,12 @@ import airflow_provider_aep
 from airflow_provider_aep import get_provider_info
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import list_page
-from airflow_provider_aep.api.destinations import AmazonS3, kind_of
-from airflow_provider_aep.api.errors import AccessDenied, InvalidExport, OutcomeUnknown
-from airflow_provider_aep.api.procedures import check_access, list_datasets
+from airflow_provider_aep.api.queries import check_access, list_datasets
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.destinations import AmazonS3, destination_type
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Platform
+from airflow_provider_aep.errors import AccessDenied, InvalidArgument, OutcomeUnknown
 from airflow_provider_aep.hooks import AepHook
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
@@ -197,7 +197,7 @@ def test_a_wrong_field_is_named_with_its_value_and_rule(
     connection(conn_id="mine", **changes)
     hook = AepHook("mine")
     for read in (hook.settings, lambda: asyncio.run(hook.asettings())):
-        with pytest.raises(InvalidExport, match="Airflow connection 'mine': " + message) as caught:
+        with pytest.raises(InvalidArgument, match="Airflow connection 'mine': " + message) as caught:
             read()
         assert "plant" not in str(caught.value)
     assert hook.test_connection() == (False, str(caught.value))
@@ -531,12 +531,12 @@ def test_a_wrong_secret_does_not_work_by_a_right_ones_token(adobe: Emulator, mon
 
 
 def test_a_missing_connection_is_named_with_its_argument(adobe: Emulator) -> None:
-    with pytest.raises(InvalidExport, match="aep_conn_id = 'nowhere': there is no Airflow connection of this ID"):
+    with pytest.raises(InvalidArgument, match="aep_conn_id = 'nowhere': there is no Airflow connection of this ID"):
         AepHook("nowhere").run(list_page("/flows"))
-    with pytest.raises(InvalidExport, match="aep_conn_id = 'nowhere': there is no Airflow connection"):
+    with pytest.raises(InvalidArgument, match="aep_conn_id = 'nowhere': there is no Airflow connection"):
         asyncio.run(AepHook("nowhere").arun(list_page("/flows")))
-    with pytest.raises(InvalidExport, match="destination_conn_id = 'nowhere': there is no Airflow connection"):
-        AepHook().destination_login("nowhere", kind_of(AmazonS3("bucket", "path")))
+    with pytest.raises(InvalidArgument, match="destination_conn_id = 'nowhere': there is no Airflow connection"):
+        AepHook().destination_login("nowhere", destination_type(AmazonS3("bucket", "path")))
 
 
 def test_a_token_that_airflow_cannot_mask_is_used_all_the_same(

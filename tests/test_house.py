@@ -20,91 +20,67 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "airflow_provider_aep"
 MOST_LINES = 420
 # Six operators, of which most lines say what an argument means.
-LONG = {"operators": 620}
+LONG = {"operators": 640}
 
 # module -> what it may import of this package, for types as well; the emulator is looked at on its own below.
-LEAVES = {"entities", "destinations", "credentials", "schedule", "settings", "errors"}
+PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
+LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
+REQUEST = {*LEAVES, "api.effects", "api.calls"}
+PROVISIONING = ("owner", "resource", "desired", "drift", "ensure", "observed", "export")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),
     # leaves
+    "errors": {"api.entities"},
+    "destinations": {"errors", "api.credentials"},
+    "schedules": {"errors", "destinations"},
     "api.entities": set(),
-    "api.errors": {"api.entities"},
-    "api.credentials": {"api.errors", "api.masking"},
-    "api.destinations": {"api.errors", "api.credentials"},
-    "api.schedule": {"api.errors", "api.destinations"},
-    "api.settings": {"api.errors", "api.credentials"},
-    "api.slots": {"api.entities", "api.schedule"},
-    # one request
-    "api.wire": {f"api.{leaf}" for leaf in LEAVES},
-    "api.calls": {"api.wire", *(f"api.{leaf}" for leaf in LEAVES)},
-    "api.retry": {"api.calls", "api.wire", "api.errors", "api.settings"},
-    "api.auth": {"api.settings", "api.errors"},
     "api.masking": set(),
+    "api.credentials": {"errors", "api.masking"},
+    "api.settings": {"errors", "api.credentials"},
+    # one request
+    "api.effects": set(),
+    "api.wire": LEAVES,
+    "api.calls": {*LEAVES, "api.effects", "api.wire"},
+    "api.retry": {"errors", "api.settings", "api.effects", "api.wire"},
+    "api.auth": {"errors", "api.settings"},
     "api.session": {
+        "errors",
+        "api.settings",
+        "api.effects",
         "api.calls",
+        "api.wire",
+        "api.masking",
         "api.retry",
         "api.auth",
-        "api.masking",
-        "api.wire",
-        "api.settings",
-        "api.errors",
     },
     # several requests: nothing here knows a session
-    "api.procedures": {"api.slots", "api.calls", "api.auth", "api.wire", *(f"api.{leaf}" for leaf in LEAVES)},
-    "api.marks": {"api.entities"},
-    "api.once": {"api.marks", "api.procedures", "api.calls", *(f"api.{leaf}" for leaf in LEAVES)},
-    "api.wishes": {"api.marks", "api.once", "api.procedures", "api.calls", *(f"api.{leaf}" for leaf in LEAVES)},
-    "api.settling": {
-        "api.slots",
-        "api.wishes",
-        "api.marks",
-        "api.once",
-        "api.calls",
-        *(f"api.{leaf}" for leaf in LEAVES),
+    "api.queries": {*REQUEST, "api.runs.slots", "api.auth", "api.wire"},
+    "api.provisioning.__init__": set(),
+    # in this order, each may import those before it
+    **{
+        f"api.provisioning.{name}": {
+            *REQUEST,
+            "api.queries",
+            "api.runs.slots",
+            *(f"api.provisioning.{before}" for before in PROVISIONING[:at]),
+        }
+        for at, name in enumerate(PROVISIONING)
     },
-    "api.steps": {
-        "api.settling",
-        "api.wishes",
-        "api.marks",
-        "api.once",
-        "api.procedures",
-        "api.calls",
-        *(f"api.{leaf}" for leaf in LEAVES),
-    },
-    "api.found": {
-        "api.steps",
-        "api.settling",
-        "api.wishes",
-        "api.marks",
-        "api.once",
-        "api.procedures",
-        "api.calls",
-        *(f"api.{leaf}" for leaf in LEAVES),
-    },
-    "api.exports": {
-        "api.found",
-        "api.steps",
-        "api.settling",
-        "api.wishes",
-        "api.marks",
-        "api.once",
-        "api.procedures",
-        "api.calls",
-        *(f"api.{leaf}" for leaf in LEAVES),
-    },
-    "api.watchlist": {"api.wire", "api.entities", "api.errors"},
-    "api.polling": {"api.watchlist", "api.procedures", "api.calls", "api.wire", "api.entities", "api.errors"},
+    "api.runs.__init__": set(),
+    "api.runs.slots": LEAVES,
+    "api.runs.index": {*LEAVES, "api.wire"},
+    "api.runs.poll": {*REQUEST, "api.runs.index", "api.queries", "api.wire"},
     # Airflow's side
-    "hooks": {"api"},
-    "wait": {"api"},
-    "watch": {"wait", "hooks", "api"},
-    "arguments": {f"api.{leaf}" for leaf in LEAVES},
-    "tasks": {"arguments", "hooks", "api.errors", "api.destinations", "api.calls"},
-    "waiting": {"arguments", "hooks", "triggers", "api"},
-    "triggers": {"wait", "watch", "waiting", "hooks", "api"},
-    "operators": {"arguments", "tasks", "waiting", "triggers", "hooks", "api"},
-    "sensors": {"arguments", "tasks", "waiting", "triggers", "hooks", "api"},
+    "hooks": {"api", *PUBLIC_LEAVES},
+    "subscription": {"api"},
+    "run_poller": {"subscription", "hooks", "api", *PUBLIC_LEAVES},
+    "arguments": LEAVES,
+    "tasks": {"arguments", "hooks", "api.effects", *PUBLIC_LEAVES},
+    "run_wait": {"arguments", "hooks", "triggers", "api", *PUBLIC_LEAVES},
+    "triggers": {"subscription", "run_poller", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
+    "operators": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES},
+    "sensors": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES},
 }
 # What a DAG file loads: leaves and what checks arguments; the rest is imported inside `execute`.
 AT_PARSE_TIME = {
@@ -112,19 +88,16 @@ AT_PARSE_TIME = {
     "sensors",
     "arguments",
     "tasks",
-    "waiting",
-    "api.__init__",
-    "api.destinations",
-    "api.errors",
-    "api.schedule",
+    "run_wait",
+    *PUBLIC_LEAVES,
 }
 THIRD_PARTY = {
     "httpx": {"api.session"},
     "tenacity": {"api.session", "api.retry"},
     "asgiref": {"hooks", "triggers"},  # Airflow's own, whose blocking calls need the loop's thread-sensitive bridge
-    "airflow": {"hooks", "watch", "tasks", "waiting", "triggers", "operators", "sensors"},
+    "airflow": {"hooks", "run_poller", "tasks", "run_wait", "triggers", "operators", "sensors"},
 }
-PUBLIC = {"operators", "sensors", "triggers", "hooks", "api.destinations", "api.schedule", "api.errors"}
+PUBLIC = {"operators", "sensors", "triggers", "hooks", "api.queries", *PUBLIC_LEAVES}
 
 
 class Import(NamedTuple):

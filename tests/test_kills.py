@@ -17,14 +17,14 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.marks import Maker
+from airflow_provider_aep.api.provisioning.desired import IfExists, SetupPolicy
+from airflow_provider_aep.api.provisioning.export import set_up_export
+from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.api.wishes import IfExists, Manner
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID
 from tests.faulty_line import FaultyLine, Trouble, served_emulator
-from tests.setups import DATASETS, KINDS, S3, WAYS, one_of_each, wish
+from tests.setups import DATASETS, KINDS, S3, WAYS, desired, one_of_each
 
 CASES = 120  # each has a sandbox of its own on one emulator
 SETTLE_SECONDS = 0.5
@@ -47,9 +47,9 @@ def sandboxes() -> Iterator[int]:
 def set_up(url: str, sandbox: str, again: bool, if_exists: IfExists, way: str, datasets: int, answer: Any) -> None:
     """What a worker process does."""
     settings = Settings(CLIENT_ID, CLIENT_SECRET, ORG_ID, sandbox, gateway=url, ims=url)
-    manner = Manner(if_exists, Maker("dag.export, run 1", f"{os.getpid()}", again), SETTLE_SECONDS)
+    policy = SetupPolicy(if_exists, Owner("dag.export, run 1", f"{os.getpid()}", again), SETTLE_SECONDS)
     with Session(settings) as session:
-        answer.send(session.run(WAYS[way](wish(dataset_ids=(DATASETS[datasets],)), manner)))
+        answer.send(session.run(WAYS[way](desired(dataset_ids=(DATASETS[datasets],)), policy)))
 
 
 def operate(url: str, sandbox: str, again: bool, answer: Any) -> None:
@@ -61,8 +61,8 @@ def operate(url: str, sandbox: str, again: bool, answer: Any) -> None:
     os.environ["AIRFLOW_CONN_BUCKET"] = json.dumps(login)
     os.environ["AIRFLOW__AEP__VISIBILITY_SECONDS"] = str(SETTLE_SECONDS)
 
-    from airflow_provider_aep.api.schedule import Every
     from airflow_provider_aep.operators import AepExportDatasetsOperator
+    from airflow_provider_aep.schedules import Every
 
     operator = AepExportDatasetsOperator(
         task_id="export", dataset_ids=DATASETS[0], destination=S3, destination_conn_id="bucket", schedule=Every(hours=3)
@@ -160,10 +160,10 @@ def set_up_at_the_same_moments(url: str, sandboxes: list[str], number: int, star
     results = []
     for sandbox in sandboxes:
         settings = Settings(CLIENT_ID, CLIENT_SECRET, ORG_ID, sandbox, gateway=url, ims=url)
-        manner = Manner("reuse", Maker(f"dag.export {number}, run 1", f"{os.getpid()}", False), SETTLE_SECONDS)
+        policy = SetupPolicy("reuse", Owner(f"dag.export {number}, run 1", f"{os.getpid()}", False), SETTLE_SECONDS)
         with Session(settings) as session:
             starts.wait(60)
-            results.append(session.run(set_up_export(wish(f"export {number}"), manner)))
+            results.append(session.run(set_up_export(desired(f"export {number}"), policy)))
     answer.send(results)
 
 

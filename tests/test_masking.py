@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Call
-from airflow_provider_aep.api.errors import RequestRefused
+from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.api.masking import logins_in, without_secrets
+from airflow_provider_aep.errors import RequestRefused
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner
 

@@ -19,7 +19,6 @@ from airflow.sdk import DAG
 from airflow.sdk._shared.secrets_masker import SecretsMasker
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.destinations import AmazonS3, kind_of, target_params
 from airflow_provider_aep.api.entities import (
     BaseConnectionId,
     DataflowId,
@@ -29,9 +28,9 @@ from airflow_provider_aep.api.entities import (
     RunError,
     RunStatus,
 )
-from airflow_provider_aep.api.errors import AccessDenied, FlowRunFailed, RequestRefused
-from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.api.wire import read_flow_run
+from airflow_provider_aep.destinations import AmazonS3, destination_type, target_params
+from airflow_provider_aep.errors import AccessDenied, FlowRunFailed, RequestRefused
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import (
     AepCreateBaseConnectionOperator,
@@ -40,6 +39,7 @@ from airflow_provider_aep.operators import (
     AepExportDatasetsOperator,
     AepListDatasetsOperator,
 )
+from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
 from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, events_of, later
@@ -315,7 +315,7 @@ def _lost_login(stage: Stage) -> str:
 
     lost = login("lost login")
     params = target_params(place, file_type="PARQUET", compression="GZIP")
-    hook.run(calls.create_target_connection("by hand", lost, kind_of(place).connection_spec, params))
+    hook.run(calls.create_target_connection("by hand", lost, destination_type(place).connection_spec, params))
     hook.run(calls.delete_entity(calls.BASE_CONNECTIONS, lost))
     task = AepCreateTargetConnectionOperator(
         task_id="target", base_connection_id=login("another login"), destination=place, name="by hand"

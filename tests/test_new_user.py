@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.api.calls import Call
+from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
 from tests.real_airflow import RealAirflow, airflow, connections, emulator
@@ -34,8 +34,8 @@ try:
 except ImportError:  # 3.1
     from airflow.timetables.trigger import CronTriggerTimetable
 
-from airflow_provider_aep.api.destinations import AmazonS3, AzureBlob
-from airflow_provider_aep.api.schedule import Every, Once
+from airflow_provider_aep.destinations import AmazonS3, AzureBlob
+from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.operators import AepExportDatasetsOperator
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 

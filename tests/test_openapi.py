@@ -21,28 +21,28 @@ from airflow_provider_aep.api.credentials import (
     SftpPassword,
     auth,
 )
-from airflow_provider_aep.api.destinations import (
+from airflow_provider_aep.api.entities import DataflowId
+from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
+from airflow_provider_aep.api.queries import list_datasets, look_for_run
+from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
+from airflow_provider_aep.api.runs.poll import poll, read_dataflows
+from airflow_provider_aep.api.runs.slots import Aim
+from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.destinations import (
     AdlsGen2,
     AzureBlob,
     DataLandingZone,
     Destination,
     GoogleCloudStorage,
     Sftp,
-    kind_of,
+    destination_type,
     target_params,
 )
-from airflow_provider_aep.api.entities import DataflowId
-from airflow_provider_aep.api.errors import AepError, EntityNotFound, RequestRefused
-from airflow_provider_aep.api.polling import poll, read_dataflows
-from airflow_provider_aep.api.procedures import list_datasets, look_for_run
-from airflow_provider_aep.api.schedule import Every, Once
-from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.api.slots import Aim
-from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
-from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
+from airflow_provider_aep.errors import AepError, EntityNotFound, RequestRefused
+from airflow_provider_aep.schedules import Every, Once
 from tests.conftest import settings_for_tests
 from tests.openapi import AMENDMENTS, DOCUMENTS, KINDS, Amendment, OpenApiAdobe, document, examples, faults
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, manner, wish
+from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, desired, policy
 
 ALL = [amendment for name in DOCUMENTS for amendment in AMENDMENTS[name]]
 
@@ -60,7 +60,7 @@ def cost(adobe: OpenApiAdobe, procedure: Any) -> tuple[Any, int]:
     return result, len(adobe.requests) - before
 
 
-def is_one_export(adobe: OpenApiAdobe, wanted: ExportWish, ids: ExportIds) -> None:
+def is_one_export(adobe: OpenApiAdobe, wanted: DesiredExport, ids: ExportIds) -> None:
     """One of each, attached to one another, as wished, and what the task has returned."""
     (base,), (source,), (target,), (flow,) = (adobe.entities[kind].values() for kind in KINDS)
     assert ids[:4] == (base["id"], source["id"], target["id"], flow["id"])
@@ -160,7 +160,7 @@ def test_what_the_documents_do_not_allow_is_refused(what: str) -> None:
 
 class Step(NamedTuple):
     what: str
-    wanted: ExportWish
+    wanted: DesiredExport
     if_exists: Any
     requests: dict[str, int]  # by way
 
@@ -169,12 +169,14 @@ HALF_DAYS = Every(hours=12, start=BEGINS_ON, end=ENDS_ON)
 BOTH = tuple(DATASETS[:2])
 JSON = target_params(S3, file_type="JSON", compression="GZIP")
 STORY = [
-    Step("first", wish(), "reuse", {"whole": 11, "steps": 19}),
-    Step("unchanged", wish(), "reuse", {"whole": 4, "steps": 6}),
-    Step("credentials sent anew", wish(), "update", {"whole": 6, "steps": 8}),
-    Step("schedule", wish(schedule=HALF_DAYS), "update", {"whole": 8, "steps": 10}),
-    Step("datasets", wish(schedule=HALF_DAYS, dataset_ids=BOTH), "update", {"whole": 16, "steps": 16}),
-    Step("format", wish(schedule=HALF_DAYS, dataset_ids=BOTH, target_params=JSON), "update", {"whole": 8, "steps": 10}),
+    Step("first", desired(), "reuse", {"whole": 11, "steps": 19}),
+    Step("unchanged", desired(), "reuse", {"whole": 4, "steps": 6}),
+    Step("credentials sent anew", desired(), "update", {"whole": 6, "steps": 8}),
+    Step("schedule", desired(schedule=HALF_DAYS), "update", {"whole": 8, "steps": 10}),
+    Step("datasets", desired(schedule=HALF_DAYS, dataset_ids=BOTH), "update", {"whole": 16, "steps": 16}),
+    Step(
+        "format", desired(schedule=HALF_DAYS, dataset_ids=BOTH, target_params=JSON), "update", {"whole": 8, "steps": 10}
+    ),
 ]
 
 
@@ -188,7 +190,7 @@ def test_a_whole_set_up_and_each_change_of_it(way: str, lists: str) -> None:
     adobe = OpenApiAdobe(**LISTS[lists])
     told = {}
     for number, step in enumerate(STORY):
-        how = manner(f"dag.export, run {number}", if_exists=step.if_exists)
+        how = policy(f"dag.export, run {number}", if_exists=step.if_exists)
         ids, told[step.what] = cost(adobe, WAYS[way](step.wanted, how))
         is_one_export(adobe, step.wanted, ids)
         adobe.sleep(3600)
@@ -207,10 +209,14 @@ LOGINS: dict[Destination, Any] = {
 }
 
 
-def to(place: Destination) -> ExportWish:
-    kind, login = kind_of(place), LOGINS[place]
+def to(place: Destination) -> DesiredExport:
+    kind, login = destination_type(place), LOGINS[place]
     params = target_params(place, file_type="PARQUET", compression="GZIP")
-    return wish(kind=kind, target_params=params, base=BaseWish("login", kind, auth(login) if login else None))
+    return desired(
+        destination_type=kind,
+        target_params=params,
+        base=DesiredBaseConnection("login", kind, auth(login) if login else None),
+    )
 
 
 @pytest.mark.parametrize("place", LOGINS, ids=lambda place: type(place).__name__)
@@ -218,15 +224,15 @@ def to(place: Destination) -> ExportWish:
 def test_every_other_kind_of_storage(way: str, place: Destination) -> None:
     adobe = OpenApiAdobe()
     for if_exists in ("reuse", "reuse", "update"):
-        ids = run(adobe, WAYS[way](to(place), manner(if_exists=if_exists)))
+        ids = run(adobe, WAYS[way](to(place), policy(if_exists=if_exists)))
         is_one_export(adobe, to(place), ids)
     assert adobe.violations == []
 
 
 def test_an_export_once() -> None:
     adobe = OpenApiAdobe()
-    ids = run(adobe, WAYS["whole"](wish(schedule=Once(end=ENDS_ON)), manner()))
-    assert run(adobe, WAYS["whole"](wish(schedule=Once(end=ENDS_ON)), manner())) == ids
+    ids = run(adobe, WAYS["whole"](desired(schedule=Once(end=ENDS_ON)), policy()))
+    assert run(adobe, WAYS["whole"](desired(schedule=Once(end=ENDS_ON)), policy())) == ids
     assert adobe.violations == []
     assert len(adobe.entities["flows"]) == 1
 
@@ -234,12 +240,12 @@ def test_an_export_once() -> None:
 def everything(adobe: OpenApiAdobe) -> None:
     """Each set-up above, and a dataflow that is enabled again."""
     for step in STORY:
-        run(adobe, WAYS["whole"](step.wanted, manner(if_exists=step.if_exists)))
+        run(adobe, WAYS["whole"](step.wanted, policy(if_exists=step.if_exists)))
     for flow in adobe.entities["flows"].values():
         run(adobe, enable_dataflow(DataflowId(flow["id"])))
-    run(adobe, WAYS["whole"](wish("once", schedule=Once(end=ENDS_ON)), manner()))
+    run(adobe, WAYS["whole"](desired("once", schedule=Once(end=ENDS_ON)), policy()))
     for place in LOGINS:
-        run(adobe, WAYS["whole"](to(place)._replace(name=type(place).__name__), manner()))
+        run(adobe, WAYS["whole"](to(place)._replace(name=type(place).__name__), policy()))
 
 
 def test_everything_conforms() -> None:
@@ -268,15 +274,15 @@ CHANGES = tuple(each for each in ALL if "patch" in each.at[0] or any("Patch" in 
 def test_where_adobe_takes_no_change_of_a_description(way: str, caplog: pytest.LogCaptureFixture) -> None:
     """Its documents, word for word, do not: nothing is confirmed then, and the set-up goes on."""
     adobe = OpenApiAdobe(left_out=CHANGES)
-    ids, first = cost(adobe, WAYS[way](wish(), manner()))
-    is_one_export(adobe, wish(), ids)
+    ids, first = cost(adobe, WAYS[way](desired(), policy()))
+    is_one_export(adobe, desired(), ids)
     adobe.sleep(3600)
     caplog.clear()
-    again, then = cost(adobe, WAYS[way](wish(), manner("dag.export, run 2")))
+    again, then = cost(adobe, WAYS[way](desired(), policy("dag.export, run 2")))
     assert again == ids
-    is_one_export(adobe, wish(), ids)
+    is_one_export(adobe, desired(), ids)
     assert "cannot be confirmed, so it stays as it is" in caplog.text
-    other, _ = cost(adobe, WAYS[way](wish("another"), manner("dag.another, run 1")))
+    other, _ = cost(adobe, WAYS[way](desired("another"), policy("dag.another, run 1")))
     assert other.base_connection_id == ids.base_connection_id
     assert {kind: len(adobe.entities[kind]) for kind in KINDS} == {"connections": 1, **dict.fromkeys(KINDS[1:], 2)}
     assert all(each.startswith("PATCH ") for each in adobe.violations)
@@ -301,13 +307,13 @@ def test_datasets_are_listed(count: int, requests: int) -> None:
 def test_a_look_of_the_sensor(lists: str) -> None:
     """Until the run is there, while it is under way, and after its end; others and earlier ones do not count."""
     adobe = OpenApiAdobe(**LISTS[lists])
-    ids = run(adobe, WAYS["whole"](wish(), manner()))
+    ids = run(adobe, WAYS["whole"](desired(), policy()))
     began = int(adobe.now * 1000)
     adobe.run_of(ids.dataflow_id, created=adobe.now - 3600)
     adobe.run_of("another")
 
     def look() -> tuple[Any, int]:
-        return cost(adobe, look_for_run(ids.dataflow_id, lambda _flow: Aim(began), lag_ms=10_000))
+        return cost(adobe, look_for_run(ids.dataflow_id, lambda _flow: Aim(began), visibility_ms=10_000))
 
     sight, requests = look()
     assert (sight.run, sight.ending, requests) == (None, None, 2)
@@ -350,8 +356,8 @@ POLLS: dict[str, dict[int, Most]] = {
 def test_polls_come_through_by_simpler_questions(refuses: str, count: int, lists: str) -> None:
     adobe = OpenApiAdobe(refuses=frozenset(refuses.split()), **LISTS[lists])
     began = int(adobe.now * 1000)
-    watched = Watchlist(Learned(), lambda _wait: None)
-    waits = [Awaited(DataflowId(f"{number:08d}-0000"), began) for number in range(count)]
+    watched = RunIndex(Capabilities(), lambda _wait: None)
+    waits = [PendingRun(DataflowId(f"{number:08d}-0000"), began) for number in range(count)]
     for each in waits:
         watched.add(each)
         adobe.run_of(each.dataflow_id, created=adobe.now - 3600)
@@ -389,8 +395,10 @@ def test_polls_come_through_by_simpler_questions(refuses: str, count: int, lists
 def test_dataflows_of_waits_are_looked_at(refuses: frozenset[str]) -> None:
     """A hundred by one question, or one by its ID where lists are refused."""
     adobe = OpenApiAdobe(refuses=refuses)
-    flows = [run(adobe, WAYS["whole"](wish(f"export {number}"), manner(f"dag.{number}, run 1"))) for number in range(3)]
-    learned = Learned()
+    flows = [
+        run(adobe, WAYS["whole"](desired(f"export {number}"), policy(f"dag.{number}, run 1"))) for number in range(3)
+    ]
+    learned = Capabilities()
     ids = [each.dataflow_id for each in flows]
     if refuses:
         with pytest.raises(RequestRefused, match="one value only"):
@@ -439,10 +447,10 @@ def test_a_set_up_over_a_socket() -> None:
     adobe = OpenApiAdobe()
     forget_tokens()
     with served(adobe) as url, Session(settings_for_tests(gateway=url, ims=url), sleep=adobe.sleep) as session:
-        ids = session.run(WAYS["whole"](wish(), manner()))
-        assert session.run(WAYS["whole"](wish(), manner())) == ids
-        other = wish(dataset_ids=BOTH, target_params=JSON)
-        ids = session.run(WAYS["whole"](other, manner(if_exists="update")))
+        ids = session.run(WAYS["whole"](desired(), policy()))
+        assert session.run(WAYS["whole"](desired(), policy())) == ids
+        other = desired(dataset_ids=BOTH, target_params=JSON)
+        ids = session.run(WAYS["whole"](other, policy(if_exists="update")))
         is_one_export(adobe, other, ids)
         session.run(delete_entity(DATAFLOWS, ids.dataflow_id))
         with pytest.raises(EntityNotFound):

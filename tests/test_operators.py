@@ -16,7 +16,8 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_provider_aep.api.calls import DATAFLOWS, get_dataflow, patch_entity
-from airflow_provider_aep.api.destinations import (
+from airflow_provider_aep.api.entities import DataflowId
+from airflow_provider_aep.destinations import (
     DESTINATIONS,
     AdlsGen2,
     AmazonS3,
@@ -26,10 +27,8 @@ from airflow_provider_aep.api.destinations import (
     GoogleCloudStorage,
     Sftp,
 )
-from airflow_provider_aep.api.entities import DataflowId
-from airflow_provider_aep.api.errors import PlatformUnavailable
-from airflow_provider_aep.api.schedule import Every, Once
 from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.errors import PlatformUnavailable
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import (
     AepCreateBaseConnectionOperator,
@@ -39,6 +38,7 @@ from airflow_provider_aep.operators import (
     AepExportDatasetsOperator,
     AepListDatasetsOperator,
 )
+from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, later
 from tests.airflow_places import AirflowFailException, AirflowSkipException, TaskDeferred
@@ -602,7 +602,7 @@ def test_the_deferral_carries_what_was_set_up(adobe: Adobe) -> None:
 
 
 def _run_event() -> dict[str, Any]:
-    from tests.test_waiting import RUN
+    from tests.test_run_wait import RUN
 
     return RUN.as_event()
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aep.api.calls import Call, Now, Pause, Together
-from airflow_provider_aep.api.errors import AepError, EntityExists, first_of
-from airflow_provider_aep.api.marks import Maker
+from airflow_provider_aep.api.effects import Call, Gather, ServerTime, Sleep
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, ExportIds, IfExists, SetupPolicy
+from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.api.wishes import ExportIds, ExportWish, IfExists, Manner
-from tests.setups import DATASETS, WAYS, Adobe, manner, one_of_each, wish
+from airflow_provider_aep.errors import AepError, EntityExists, first_of
+from tests.setups import DATASETS, WAYS, Adobe, desired, one_of_each, policy
 
 Steps = Generator[Any, Any, Any]
 
@@ -40,9 +40,9 @@ class Actor:
         except AepError as failure:
             self._end(failure)
         else:
-            if isinstance(self.step, Pause):
+            if isinstance(self.step, Sleep):
                 self.wakes_at = self.task.adobe.clock.now() + self.step.seconds
-            elif isinstance(self.step, Together):
+            elif isinstance(self.step, Gather):
                 self.children = [Actor(each, self.task, self) for each in self.step.procedures]
                 for child in self.children:
                     child.go_on()
@@ -54,7 +54,7 @@ class Actor:
         parent = self.parent
         if parent is None:
             self.task.outcome = outcome
-        elif all(child.step == "ended" for child in parent.children) and isinstance(parent.step, Together):
+        elif all(child.step == "ended" for child in parent.children) and isinstance(parent.step, Gather):
             self._hand_over(parent)
 
     @staticmethod
@@ -71,25 +71,25 @@ class Task:
 
     adobe: Adobe
     session: Session
-    wish: ExportWish
-    manner: Manner
+    desired: DesiredExport
+    policy: SetupPolicy
     way: str
     outcome: Any = None
     actors: list[Actor] = field(default_factory=list)
 
     def begin(self) -> Task:
-        actor = Actor(WAYS[self.way](self.wish, self.manner), self)
+        actor = Actor(WAYS[self.way](self.desired, self.policy), self)
         self.actors.append(actor)
         actor.go_on()
         return self
 
     def again(self) -> Task:
-        maker = Maker(self.manner.maker.task, self.manner.maker.session + "x", again=True)
-        retry = Manner(self.manner.if_exists, maker, self.manner.settle_seconds)
-        return Task(self.adobe, self.session, self.wish, retry, self.way).begin()
+        owner = Owner(self.policy.owner.task, self.policy.owner.session + "x", again=True)
+        retry = SetupPolicy(self.policy.if_exists, owner, self.policy.visibility_seconds)
+        return Task(self.adobe, self.session, self.desired, retry, self.way).begin()
 
     def ready(self, now: float) -> list[Actor]:
-        return [actor for actor in self.actors if actor.wakes_at <= now and not isinstance(actor.step, Together)]
+        return [actor for actor in self.actors if actor.wakes_at <= now and not isinstance(actor.step, Gather)]
 
 
 def advance(task: Task, actor: Actor, chance: random.Random, *, dies: bool) -> None:
@@ -106,7 +106,7 @@ def advance(task: Task, actor: Actor, chance: random.Random, *, dies: bool) -> N
             value, error = None, failure
         if not dies:
             actor.go_on(value, error)
-    elif isinstance(step, Now):
+    elif isinstance(step, ServerTime):
         actor.go_on(int(task.adobe.clock.now() * 1000))
     elif isinstance(step, tuple):
         actor.go_on(step[1], step[2])
@@ -166,11 +166,11 @@ def tasks_of(
     *,
     way: str = "whole",
     if_exists: IfExists = "reuse",
-    wishes: list[ExportWish] | None = None,
+    exports: list[DesiredExport] | None = None,
 ) -> list[Task]:
-    wanted = wishes or [wish()]
+    wanted = exports or [desired()]
     return [
-        Task(adobe, session, wanted[n % len(wanted)], manner(f"dag.export, run {n}", if_exists=if_exists), way)
+        Task(adobe, session, wanted[n % len(wanted)], policy(f"dag.export, run {n}", if_exists=if_exists), way)
         for n in range(count)
     ]
 
@@ -182,7 +182,7 @@ def one_export(adobe: Adobe, ended: list[Task]) -> None:
     there = {each["dataSetId"] for each in source["params"]["datasets"]}
     assert flow["sourceConnectionIds"] == [source["id"]]
     for task in ended:
-        if set(task.wish.dataset_ids) == there:
+        if set(task.desired.dataset_ids) == there:
             if isinstance(task.outcome, BaseException):
                 raise task.outcome
             assert task.outcome.dataflow_id == flow["id"]
@@ -192,17 +192,17 @@ def one_export(adobe: Adobe, ended: list[Task]) -> None:
 
 
 SEEDS = range(15)
-WISHES = {"alike": [wish()], "with other datasets": [wish(), wish(dataset_ids=(DATASETS[1],))]}
+WISHES = {"alike": [desired()], "with other datasets": [desired(), desired(dataset_ids=(DATASETS[1],))]}
 
 
 @pytest.mark.parametrize("count", [2, 5])
 @pytest.mark.parametrize("list_delay", [0, 4])
-@pytest.mark.parametrize("wishes", WISHES)
-def test_tasks_that_race_end_with_one_export(wishes: str, list_delay: float, count: int) -> None:
+@pytest.mark.parametrize("exports", WISHES)
+def test_tasks_that_race_end_with_one_export(exports: str, list_delay: float, count: int) -> None:
     for seed in SEEDS:
         adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
         with adobe.session() as session:
-            ended = race(tasks_of(adobe, session, count, wishes=WISHES[wishes]), chance)
+            ended = race(tasks_of(adobe, session, count, exports=WISHES[exports]), chance)
         try:
             assert len(ended) == count
             one_export(adobe, ended)
@@ -213,13 +213,13 @@ def test_tasks_that_race_end_with_one_export(wishes: str, list_delay: float, cou
 
 @pytest.mark.parametrize("retried", [True, False])
 @pytest.mark.parametrize("list_delay", [0, 4])
-@pytest.mark.parametrize("wishes", WISHES)
-def test_tasks_that_die_in_a_race_leave_one_export(wishes: str, list_delay: float, retried: bool) -> None:
+@pytest.mark.parametrize("exports", WISHES)
+def test_tasks_that_die_in_a_race_leave_one_export(exports: str, list_delay: float, retried: bool) -> None:
     """Retried or not: the next DAG run finds one dataflow at the most, and nothing else is left after it."""
     for seed in SEEDS:
         adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
         with adobe.session() as session:
-            ended = race(tasks_of(adobe, session, 3, wishes=WISHES[wishes]), chance, deaths=2, retried=retried)
+            ended = race(tasks_of(adobe, session, 3, exports=WISHES[exports]), chance, deaths=2, retried=retried)
         try:
             flow = adobe.the("flows")
             adobe.clock.advance(20)
@@ -227,7 +227,7 @@ def test_tasks_that_die_in_a_race_leave_one_export(wishes: str, list_delay: floa
                 each for each in adobe.platform.live("sourceConnections") if [each["id"]] == flow["sourceConnectionIds"]
             )
             there = {each["dataSetId"] for each in source["params"]["datasets"]}
-            (wanted,) = (each for each in WISHES[wishes] if set(each.dataset_ids) == there)
+            (wanted,) = (each for each in WISHES[exports] if set(each.dataset_ids) == there)
             assert adobe.task(wanted, name="dag.export, run 9").dataflow_id == flow["id"]
             one_export(adobe, ended)
         except BaseException as error:
@@ -263,7 +263,7 @@ def test_step_operators_that_race_end_with_one_export(list_delay: float, deaths:
         try:
             adobe.clock.advance(20)
             if deaths:
-                adobe.task(wish(), way=WAYS["steps"], name="dag.export, run 9")
+                adobe.task(desired(), way=WAYS["steps"], name="dag.export, run 9")
             one_export(adobe, ended)
         except BaseException as error:
             error.add_note(f"seed {seed}")
@@ -274,13 +274,13 @@ def test_step_operators_that_race_end_with_one_export(list_delay: float, deaths:
 @pytest.mark.parametrize("way", WAYS)
 def test_updates_that_race_end_with_one_export(way: str, deaths: int) -> None:
     """Which list of datasets wins is decided by who is last."""
-    lists = [wish(dataset_ids=(DATASETS[1],)), wish(dataset_ids=(DATASETS[2],))]
+    lists = [desired(dataset_ids=(DATASETS[1],)), desired(dataset_ids=(DATASETS[2],))]
     for seed in SEEDS:
         adobe, chance = Adobe(), random.Random(seed)
-        dataflow = adobe.task(wish(), way=WAYS[way]).dataflow_id
+        dataflow = adobe.task(desired(), way=WAYS[way]).dataflow_id
         with adobe.session() as session:
             tasks = tasks_of(
-                adobe, session, 3, way=way, if_exists="update", wishes=lists if way == "whole" else lists[:1]
+                adobe, session, 3, way=way, if_exists="update", exports=lists if way == "whole" else lists[:1]
             )
             ended = race(tasks, chance, deaths=deaths)
         try:
@@ -309,7 +309,7 @@ def test_exports_that_share_a_login_make_it_once() -> None:
         adobe, chance = Adobe(), random.Random(seed)
         with adobe.session() as session:
             tasks = [
-                Task(adobe, session, wish(f"dag.export {n}"), manner(f"dag.export {n}"), "whole") for n in range(5)
+                Task(adobe, session, desired(f"dag.export {n}"), policy(f"dag.export {n}"), "whole") for n in range(5)
             ]
             ended = race(tasks, chance, deaths=1)
         assert {task.outcome.base_connection_id for task in ended} == {adobe.the("connections")["id"]}, seed
@@ -321,10 +321,10 @@ def test_mapped_exports_that_send_one_login_anew_do_not_stand_in_each_others_way
     for seed in SEEDS:
         adobe, chance = Adobe(), random.Random(seed)
         random.seed(seed)  # for the pauses of the tasks themselves
-        adobe.task(wish("dag.export 0"))
+        adobe.task(desired("dag.export 0"))
         with adobe.session() as session:
-            mapped = [(f"dag.export {n}", manner(f"dag.export {n}", if_exists="update")) for n in range(6)]
-            ended = race([Task(adobe, session, wish(name), how, "whole") for name, how in mapped], chance)
+            mapped = [(f"dag.export {n}", policy(f"dag.export {n}", if_exists="update")) for n in range(6)]
+            ended = race([Task(adobe, session, desired(name), how, "whole") for name, how in mapped], chance)
         assert all(isinstance(task.outcome, ExportIds) for task in ended), seed
 
 
@@ -353,6 +353,6 @@ def test_threads_on_one_platform() -> None:
     for _ in range(20):
         adobe = Adobe()
         with ThreadPoolExecutor(5) as pool:
-            ids = list(pool.map(lambda n, adobe=adobe: adobe.task(wish(), name=f"dag.export, run {n}"), range(5)))
+            ids = list(pool.map(lambda n, adobe=adobe: adobe.task(desired(), name=f"dag.export, run {n}"), range(5)))
         assert len(set(ids)) == 1
-        adobe.is_one_export(wish(), ids[0])
+        adobe.is_one_export(desired(), ids[0])

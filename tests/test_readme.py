@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_aep import get_provider_info, operators, sensors
-from airflow_provider_aep.api import credentials, destinations, schedule
+from airflow_provider_aep import destinations, get_provider_info, operators, schedules, sensors
+from airflow_provider_aep.api import credentials
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
 from tests.compat import PYTHONS, airflow_of
 
@@ -100,10 +100,10 @@ def test_destinations_and_schedules_are_the_types() -> None:
         assert re.findall(r"`(\w+)`", rows[f"`{kind.__name__}`"][0]) == list(kind._fields)  # type: ignore[attr-defined]
     for cell in table("Schedules", "you write"):
         for code in re.findall(r"`(.*?)`", cell):
-            assert eval(code, vars(schedule))
+            assert eval(code, vars(schedules))
     assert "five years" in section("Schedules")
-    assert schedule.DEFAULT_EXPORT_YEARS == 5
-    assert schedule.START_DELAY_SECONDS == 300
+    assert schedules.DEFAULT_EXPORT_YEARS == 5
+    assert schedules.START_DELAY_SECONDS == 300
 
 
 def test_each_destination_says_where_its_login_comes_from() -> None:

@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api.entities import DataflowId
-from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, SeveralEntities
-from airflow_provider_aep.api.procedures import Sight, look_for_run
+from airflow_provider_aep.api.provisioning.desired import ExportIds
+from airflow_provider_aep.api.queries import Sight, look_for_run
+from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.api.slots import Aim, Window, aim_of
-from airflow_provider_aep.api.wishes import ExportIds
+from airflow_provider_aep.errors import AepError, AmbiguousName, EntityExists, EntityNotFound
 from tests.conftest import settings_for_tests
 from tests.openapi import OpenApiAdobe
-from tests.setups import KINDS, WAYS, Adobe, manner, one_of_each, wish
+from tests.setups import KINDS, WAYS, Adobe, desired, one_of_each, policy
 from tests.test_races import Task, race
 from tests.test_shared_things import creation_times, jittered_lists, nothing_dangles, true_results
 
@@ -133,7 +133,13 @@ def raced(
     with adobe.session() as session:
         ended = race(
             [
-                Task(adobe, session, wish(f"export {n}") if is_shared else wish(), manner(f"dag.export, run {n}"), way)
+                Task(
+                    adobe,
+                    session,
+                    desired(f"export {n}") if is_shared else desired(),
+                    policy(f"dag.export, run {n}"),
+                    way,
+                )
                 for n in numbers
             ],
             chance,
@@ -141,9 +147,9 @@ def raced(
         )
     adobe.clock.advance(600)
     refused = []
-    for name in dict.fromkeys(task.wish.name for task in ended):
+    for name in dict.fromkeys(task.desired.name for task in ended):
         try:
-            adobe.task(wish(name), name="dag.export, run 9", way=WAYS[way])
+            adobe.task(desired(name), name="dag.export, run 9", way=WAYS[way])
         except AepError as error:
             refused.append(error)
     return adobe, ended, refused
@@ -158,11 +164,11 @@ def test_a_list_that_shows_what_was_made_too_late(kind: str, way: str) -> None:
     """A reply is lost, and what the request made does not show: it is made twice, and the next run removes one."""
     adobe = Adobe({"list_delay": 60})
     adobe.faults.lose_reply(f"POST /{kind}")
-    adobe.task(wish(), way=WAYS[way])
+    adobe.task(desired(), way=WAYS[way])
     assert adobe.made()[kind] == 2
     adobe.clock.advance(600)
-    ids = adobe.task(wish(), name="dag.export, run 2", way=WAYS[way])
-    adobe.is_one_export(wish(), ids)
+    ids = adobe.task(desired(), name="dag.export, run 2", way=WAYS[way])
+    adobe.is_one_export(desired(), ids)
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["shared login", "one export"])
@@ -173,7 +179,7 @@ def test_lists_that_show_something_and_then_do_not(is_shared: bool) -> None:
         adobe, ended, refused = raced(flickering_lists, seed, way="whole", is_shared=is_shared)
         assert refused == []
         nothing_dangles(adobe)
-        exports = len({task.wish.name for task in ended})
+        exports = len({task.desired.name for task in ended})
         assert adobe.count() == {**dict.fromkeys(KINDS, exports), "connections": adobe.count()["connections"]}
         logins.add(adobe.count()["connections"])
     assert {1, 2} <= logins or not is_shared
@@ -215,13 +221,13 @@ def test_a_dataflow_that_was_made_of_what_is_gone() -> None:
 
     wrap(adobe, hold)
     with pytest.raises(Killed):
-        adobe.task(wish())
-    adobe.task(wish(), name="dag.export, run 2")
+        adobe.task(desired())
+    adobe.task(desired(), name="dag.export, run 2")
     assert adobe.respond(held[0]).status_code == 201
     assert adobe.count()["flows"] == 2
     adobe.clock.advance(600)
-    ids = adobe.task(wish(), name="dag.export, run 3")
-    adobe.is_one_export(wish(), ids)
+    ids = adobe.task(desired(), name="dag.export, run 3")
+    adobe.is_one_export(desired(), ids)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -232,7 +238,7 @@ def test_etags_that_do_not_keep_two_from_changing_the_same(is_shared: bool, way:
         adobe, ended, refused = raced(etags_that_mean_nothing, seed, way=way, is_shared=is_shared)
         assert refused == []
         nothing_dangles(adobe)
-        assert adobe.count()["flows"] == len({task.wish.name for task in ended})
+        assert adobe.count()["flows"] == len({task.desired.name for task in ended})
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -245,7 +251,7 @@ def test_descriptions_that_cannot_be_changed(is_shared: bool, way: str, caplog: 
         true_results(adobe, ended)
         assert refused == []
         nothing_dangles(adobe)
-        assert adobe.count()["flows"] == len({task.wish.name for task in ended})
+        assert adobe.count()["flows"] == len({task.desired.name for task in ended})
         logins.add(adobe.count()["connections"])
     assert {1, 2} <= logins
     assert "so it stays as it is" in caplog.text
@@ -256,9 +262,9 @@ def test_descriptions_that_are_lost_for_a_task_alone(way: str) -> None:
     """It finds its export by its name."""
     adobe = Adobe()
     descriptions_that_are_lost(adobe, random.Random(0))
-    ids = adobe.task(wish(), way=WAYS[way])
-    adobe.is_one_export(wish(), ids)
-    assert adobe.task(wish(), name="dag.export, run 2", way=WAYS[way]) == ids
+    ids = adobe.task(desired(), way=WAYS[way])
+    adobe.is_one_export(desired(), ids)
+    assert adobe.task(desired(), name="dag.export, run 2", way=WAYS[way]) == ids
 
 
 def test_descriptions_that_are_lost_for_several_tasks_at_once() -> None:
@@ -269,8 +275,8 @@ def test_descriptions_that_are_lost_for_several_tasks_at_once() -> None:
         outcomes += [task.outcome for task in ended] + refused
         assert adobe.count()["flows"] <= 1 or refused
     errors = [each for each in outcomes if not isinstance(each, ExportIds)]
-    assert any(isinstance(each, SeveralEntities) and "are named" in str(each) for each in errors)
-    assert all(isinstance(each, SeveralEntities | EntityExists) for each in errors)
+    assert any(isinstance(each, AmbiguousName) and "are named" in str(each) for each in errors)
+    assert all(isinstance(each, AmbiguousName | EntityExists) for each in errors)
 
 
 def test_what_was_made_cannot_be_got_at_once() -> None:
@@ -278,12 +284,12 @@ def test_what_was_made_cannot_be_got_at_once() -> None:
     adobe = Adobe()
     adobe.faults.status("GET /connections/*", 404)
     with pytest.raises(EntityNotFound):
-        adobe.task(wish(), way=WAYS["steps"])
-    ids = adobe.task(wish(), way=WAYS["steps"], again=True)
-    adobe.is_one_export(wish(), ids)
+        adobe.task(desired(), way=WAYS["steps"])
+    ids = adobe.task(desired(), way=WAYS["steps"], again=True)
+    adobe.is_one_export(desired(), ids)
     other = Adobe()
     other.faults.status("GET /connections/*", 404)
-    other.is_one_export(wish(), other.task(wish()))
+    other.is_one_export(desired(), other.task(desired()))
 
 
 # Waits: slots at 0, 3, 6 … o'clock
@@ -319,7 +325,7 @@ class Scene:
         def aim_at(dataflow: Any) -> Aim:
             return aim_of(dataflow.schedule, window)
 
-        sight: Sight = self.perform(look_for_run(DataflowId(self.flow["id"]), aim_at, lag_ms=LAG_MS))
+        sight: Sight = self.perform(look_for_run(DataflowId(self.flow["id"]), aim_at, visibility_ms=LAG_MS))
         return sight
 
     def perform(self, procedure: Any) -> Any:
@@ -401,18 +407,18 @@ def test_without_adobes_date_this_machines_time_counts(scene: Scene, dated: bool
     ends = int(time.time() * 1000) - LAG_MS - 1000
     scene.adobe.now = ends / 1000 - 600
     aim = Aim(ends - 1, ends)
-    sight = scene.perform(look_for_run(DataflowId(scene.flow["id"]), lambda _flow: aim, lag_ms=LAG_MS))
+    sight = scene.perform(look_for_run(DataflowId(scene.flow["id"]), lambda _flow: aim, visibility_ms=LAG_MS))
     assert bool(sight.ending) is is_over
 
 
 def test_default_folders_that_adobe_spells_in_its_own_way() -> None:
     """The second DAG run is refused, and tells what to put into the DAG."""
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     spelt = "%DESTINATION%/%DATASET_NAME%"
     adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = spelt
 
     with pytest.raises(EntityExists, match=rf"foldernameTemplate is {spelt}, the DAG says none"):
-        adobe.task(wish(), name="dag.export, run 2")
+        adobe.task(desired(), name="dag.export, run 2")
 
-    assert adobe.task(wish(folder_template=spelt), name="dag.export, run 3") == ids
+    assert adobe.task(desired(folder_template=spelt), name="dag.export, run 3") == ids

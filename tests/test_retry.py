@@ -11,8 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api.calls import Call, create_source_connection, list_page
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.calls import create_source_connection, list_page
+from airflow_provider_aep.api.effects import Call
+from airflow_provider_aep.api.retry import moment, retry_after_seconds
+from airflow_provider_aep.emulator import Platform
+from airflow_provider_aep.errors import (
     AccessDenied,
     EntityNotFound,
     OutcomeUnknown,
@@ -21,8 +24,6 @@ from airflow_provider_aep.api.errors import (
     UnexpectedReply,
     VersionConflict,
 )
-from airflow_provider_aep.api.retry import moment, retry_after_seconds
-from airflow_provider_aep.emulator import Platform
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
 

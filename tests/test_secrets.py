@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_aep.api.destinations import (
+from airflow_provider_aep.destinations import (
     AdlsGen2,
     AmazonS3,
     AzureBlob,
     Destination,
     GoogleCloudStorage,
     Sftp,
-    kind_of,
+    destination_type,
 )
-from airflow_provider_aep.api.schedule import Every
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
+from airflow_provider_aep.schedules import Every
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
 from tests.adobe import DATASET, Adobe, context, events_of, later
 from tests.airflow_places import TaskDeferred
@@ -254,7 +254,7 @@ def test_airflow_is_asked_to_mask_only_what_is_long_enough(
     monkeypatch.setattr(_secrets_masker(), "min_length_to_mask", shortest)
     monkeypatch.setattr(SecretsMasker, "_has_warned_short_secret", False)
 
-    assert AepHook().destination_login("wasb_exports", kind_of(AzureBlob("lake-exports", "secrets")))
+    assert AepHook().destination_login("wasb_exports", destination_type(AzureBlob("lake-exports", "secrets")))
 
     assert "too short" not in caplog.text
     assert (_secrets_masker().redact(f"with {key}") == "with ***") == is_asked

@@ -15,7 +15,7 @@ import pytest
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.api.datamodels._generated import DagRunType
 
-from airflow_provider_aep.api.schedule import Every, Once
+from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe import Adobe, Ended, context, ended, later
 from tests.airflow_places import DeltaTriggerTimetable, TaskDeferralError, TaskDeferred

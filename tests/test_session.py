@@ -16,8 +16,12 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Call, Now, Pause, Procedure, Together, list_page
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.calls import list_page
+from airflow_provider_aep.api.effects import Call, Gather, Procedure, ServerTime, Sleep
+from airflow_provider_aep.api.queries import all_items
+from airflow_provider_aep.api.session import IN_FLIGHT, AsyncSession, Session
+from airflow_provider_aep.emulator import CLIENT_ID, ORG_ID, Clock, Platform
+from airflow_provider_aep.errors import (
     AepError,
     EntityNotFound,
     OutcomeUnknown,
@@ -25,9 +29,6 @@ from airflow_provider_aep.api.errors import (
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.procedures import all_items
-from airflow_provider_aep.api.session import IN_FLIGHT, AsyncSession, Session
-from airflow_provider_aep.emulator import CLIENT_ID, ORG_ID, Clock, Platform
 from tests.canned import Canned, answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
 
@@ -264,7 +265,7 @@ def test_a_failure_is_thrown_into_the_procedure(run: Runner) -> None:
         try:
             yield from LIST
         except RequestRefused as error:
-            yield Pause(3)
+            yield Sleep(3)
             return f"went on after {error.status}"
         return "not reached"
 
@@ -288,7 +289,7 @@ def test_side_by_side_all_end_before_one_fails(run: Runner) -> None:
         yield Call("POST", "/out")
 
     def procedure() -> Procedure[Any]:
-        return (yield Together([out(), slow(), refused()]))
+        return (yield Gather([out(), slow(), refused()]))
 
     def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/refused"):
@@ -303,12 +304,12 @@ def test_side_by_side_all_end_before_one_fails(run: Runner) -> None:
 
 def test_side_by_side_results_stand_in_order(run: Runner) -> None:
     def one(number: int) -> Procedure[int]:
-        yield Pause(1 / (number + 1))
+        yield Sleep(1 / (number + 1))
         yield from LIST
         return number
 
     def procedure() -> Procedure[list[int]]:
-        results: list[int] = yield Together([one(number) for number in range(20)])
+        results: list[int] = yield Gather([one(number) for number in range(20)])
         return results
 
     assert run(procedure()) == list(range(20))
@@ -319,11 +320,11 @@ def test_a_bug_in_a_procedure_is_not_hidden_by_a_refusal(run: Runner) -> None:
         yield Call("GET", "/refused")
 
     def bug() -> Procedure[None]:
-        yield Pause(0)
+        yield Sleep(0)
         raise ZeroDivisionError
 
     def procedure() -> Procedure[Any]:
-        return (yield Together([refused(), bug()]))
+        return (yield Gather([refused(), bug()]))
 
     answers(run, ok({}, status=403))
     with pytest.raises(ZeroDivisionError):
@@ -333,9 +334,9 @@ def test_a_bug_in_a_procedure_is_not_hidden_by_a_refusal(run: Runner) -> None:
 def test_adobes_time_is_taken_from_its_last_reply(run: Runner) -> None:
     def procedure() -> Procedure[list[int]]:
         yield from LIST
-        first: int = yield Now()
-        yield Pause(2)
-        second: int = yield Now()
+        first: int = yield ServerTime()
+        yield Sleep(2)
+        second: int = yield ServerTime()
         return [first, second]
 
     answers(run, raw('{"items": []}', date="Wed, 21 Oct 2015 07:28:00 -0000"))
@@ -346,7 +347,7 @@ def test_adobes_time_is_taken_from_its_last_reply(run: Runner) -> None:
 def test_a_date_that_is_none_leaves_the_own_clock(run: Runner, date: str) -> None:
     def procedure() -> Procedure[int]:
         yield from LIST
-        now: int = yield Now()
+        now: int = yield ServerTime()
         return now
 
     answers(run, raw('{"items": []}', date=date))
@@ -554,7 +555,7 @@ def test_a_session_holds_no_loop_and_no_thread_after_its_end() -> None:
     before = threading.active_count()
 
     def procedure() -> Procedure[Any]:
-        return (yield Together([iter(LIST), iter(LIST)]))
+        return (yield Gather([iter(LIST), iter(LIST)]))
 
     with Session(settings_for_tests(), transport=httpx.MockTransport(Canned(EMPTY).respond)) as session:
         session.run(procedure())

@@ -11,18 +11,34 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.destinations import AmazonS3, kind_of, place_params, target_params
-from airflow_provider_aep.api.errors import AepError, EntityExists, EntityNotFound, ExportChanged, InvalidExport
-from airflow_provider_aep.api.marks import MARK, slots_since_ms
-from airflow_provider_aep.api.schedule import Every
-from airflow_provider_aep.api.settling import check_run_is_of
-from airflow_provider_aep.api.steps import ensure_base_connection, ensure_dataflow, ensure_target_connection
+from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
+from airflow_provider_aep.api.provisioning.drift import check_run_is_of
+from airflow_provider_aep.api.provisioning.ensure import (
+    ensure_base_connection,
+    ensure_dataflow,
+    ensure_target_connection,
+)
+from airflow_provider_aep.api.provisioning.owner import MARK, slots_since_ms
 from airflow_provider_aep.api.wire import read_base_connection
-from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, S3, WAYS, Adobe, base_wish, manner, one_of_each, wish
+from airflow_provider_aep.destinations import AmazonS3, destination_type, place_params, target_params
+from airflow_provider_aep.errors import AepError, EntityExists, EntityNotFound, ExportChanged, InvalidArgument
+from airflow_provider_aep.schedules import Every
+from tests.setups import (
+    BEGINS_ON,
+    DATASETS,
+    ENDS_ON,
+    KINDS,
+    S3,
+    WAYS,
+    Adobe,
+    desired,
+    desired_base,
+    one_of_each,
+    policy,
+)
 from tests.test_races import Task, race
 
-OTHER = wish(dataset_ids=(DATASETS[1],))
+OTHER = desired(dataset_ids=(DATASETS[1],))
 MISSING = "5d9f1ae2-0000-4000-8000-000000000001"
 
 
@@ -86,13 +102,13 @@ def true_results(adobe: Adobe, ended: list[Task]) -> None:
             raise task.outcome
         ids: ExportIds = task.outcome
         flow, target = there[ids.dataflow_id], there[ids.target_connection_id]
-        assert flow["name"] == task.wish.name
+        assert flow["name"] == task.desired.name
         assert flow["sourceConnectionIds"] == [ids.source_connection_id]
         assert flow["targetConnectionIds"] == [ids.target_connection_id]
         assert target["baseConnectionId"] == ids.base_connection_id
         assert ids.base_connection_id in there
         found = {each["dataSetId"] for each in there[ids.source_connection_id]["params"]["datasets"]}
-        assert found == set(ids.dataset_ids) == set(task.wish.dataset_ids)
+        assert found == set(ids.dataset_ids) == set(task.desired.dataset_ids)
 
 
 ADOBES: dict[str, list[Callable[[Adobe, random.Random], None]]] = {
@@ -124,7 +140,7 @@ def test_exports_that_share_a_new_login(kind_of_adobe: str, deaths: int, way: st
         adobe, chance = adobe_of(kind_of_adobe, seed)
         with adobe.session() as session:
             tasks = [
-                Task(adobe, session, wish(f"export {n}"), manner(f"dag.export {n}, run 1"), way)
+                Task(adobe, session, desired(f"export {n}"), policy(f"dag.export {n}, run 1"), way)
                 for n in range(chance.randint(2, 4))
             ]
             ended = race(tasks, chance, deaths=deaths)
@@ -132,7 +148,7 @@ def test_exports_that_share_a_new_login(kind_of_adobe: str, deaths: int, way: st
             true_results(adobe, ended)
             nothing_dangles(adobe)
             adobe.clock.advance(20)
-            adobe.task(tasks[0].wish, name="dag.export 0, run 2", way=WAYS[way])  # sweeps up after the dead
+            adobe.task(tasks[0].desired, name="dag.export 0, run 2", way=WAYS[way])  # sweeps up after the dead
             assert adobe.count() == {"connections": 1, **dict.fromkeys(KINDS[1:], len(tasks))}
             assert not adobe.the("connections")["description"].endswith(")")
         except BaseException as error:
@@ -148,14 +164,14 @@ def test_one_export_under_one_name(kind_of_adobe: str, deaths: int) -> None:
         adobe, chance = adobe_of(kind_of_adobe, seed)
         with adobe.session() as session:
             tasks = [
-                Task(adobe, session, wish(), manner(f"dag.export, run {n}"), "whole")
+                Task(adobe, session, desired(), policy(f"dag.export, run {n}"), "whole")
                 for n in range(chance.randint(2, 4))
             ]
             ended = race(tasks, chance, deaths=deaths)
         try:
             true_results(adobe, ended)
             adobe.clock.advance(20)
-            adobe.task(wish(), name="dag.export, run 9")
+            adobe.task(desired(), name="dag.export, run 9")
             assert adobe.count() == one_of_each()
         except BaseException as error:
             error.add_note(f"seed {seed}")
@@ -172,8 +188,8 @@ def test_mapped_tasks_that_ask_for_other_data_under_one_name_are_told_so(if_exis
                 Task(
                     adobe,
                     session,
-                    wish(dataset_ids=(DATASETS[n],)),
-                    manner(f"dag.export, run r, map index {n}", if_exists=if_exists),
+                    desired(dataset_ids=(DATASETS[n],)),
+                    policy(f"dag.export, run r, map index {n}", if_exists=if_exists),
                     "whole",
                 )
                 for n in range(3)
@@ -192,7 +208,7 @@ def test_mapped_tasks_that_ask_for_other_data_under_one_name_are_told_so(if_exis
 
 def test_a_later_dag_run_may_update_what_a_mapped_task_made() -> None:
     adobe = Adobe()
-    adobe.task(wish(), name="dag.export, run r, map index 0")
+    adobe.task(desired(), name="dag.export, run r, map index 0")
     ids = adobe.task(OTHER, name="dag.export, run s, map index 1", if_exists="update")
     adobe.is_one_export(OTHER, ids)
 
@@ -200,12 +216,12 @@ def test_a_later_dag_run_may_update_what_a_mapped_task_made() -> None:
 @pytest.mark.parametrize("member", ["path", "compression"])
 def test_a_mapped_task_does_not_change_back_what_another_of_its_dag_run_has_just_changed(member: str) -> None:
     adobe = Adobe()
-    adobe.task(wish(), name="dag.export, run r, map index 0")
+    adobe.task(desired(), name="dag.export, run r, map index 0")
     changed = {"path": "elsewhere", "compression": "NONE"}[member]
-    other = wish(target_params={**wish().target_params, member: changed})
+    other = desired(target_params={**desired().target_params, member: changed})
     adobe.task(other, name="dag.export, run s, map index 1", if_exists="update")
     with pytest.raises(EntityExists, match="by another mapped task of this DAG run"):
-        adobe.task(wish(), name="dag.export, run s, map index 0", if_exists="update")
+        adobe.task(desired(), name="dag.export, run s, map index 0", if_exists="update")
 
 
 # What decides which data lands where
@@ -218,7 +234,7 @@ def test_a_mapped_task_does_not_change_back_what_another_of_its_dag_run_has_just
         {"dataset_ids": (DATASETS[0], DATASETS[1])},
         {"folder_template": "%DATASET_NAME%/%EXPORT_TIME%"},
         *(
-            {"target_params": {**wish().target_params, **change}}
+            {"target_params": {**desired().target_params, **change}}
             for change in (
                 {"bucketName": "another-bucket"},
                 {"path": "elsewhere"},
@@ -227,39 +243,39 @@ def test_a_mapped_task_does_not_change_back_what_another_of_its_dag_run_has_just
                 {"includeFileManifest": True},
             )
         ),
-        {"base": base_wish("another login")},
+        {"base": desired_base("another login")},
     ],
     ids=lambda changes: next(iter(changes.get("target_params", changes))),
 )
 def test_nothing_that_differs_is_reused(changes: dict[str, Any]) -> None:
     adobe = Adobe()
-    adobe.task(wish())
+    adobe.task(desired())
     adobe.platform.requests.clear()
     with pytest.raises(EntityExists, match="other data would be exported than the DAG says") as caught:
-        adobe.task(wish(**changes), name="dag.export, run 2")
+        adobe.task(desired(**changes), name="dag.export, run 2")
     assert "give the export another name" in str(caught.value)
     assert all(request.startswith("GET") for request in adobe.requests())
 
 
 def changed_folder(folder: str, hours: int = 3) -> Any:
-    return wish(folder_template=folder, schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON))
+    return desired(folder_template=folder, schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        wish(dataset_ids=(DATASETS[1],)),
-        wish(target_params={**wish().target_params, "path": "elsewhere"}),
+        desired(dataset_ids=(DATASETS[1],)),
+        desired(target_params={**desired().target_params, "path": "elsewhere"}),
         changed_folder("%DATASET_NAME%"),
-        wish(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON)),
+        desired(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON)),
     ],
     ids=["datasets", "path", "folders", "interval"],
 )
 @pytest.mark.parametrize("first", [0, 1])
-def test_in_each_dag_run_one_of_two_mapped_tasks_of_one_name_is_told(other: ExportWish, first: int) -> None:
+def test_in_each_dag_run_one_of_two_mapped_tasks_of_one_name_is_told(other: DesiredExport, first: int) -> None:
     """Whichever comes first, also where it finds nothing to change."""
     adobe = Adobe()
-    asked = [wish(), other]
+    asked = [desired(), other]
     for run in range(4):
         for index in (first, 1 - first):
             name = f"dag.export, run {run}, map index {index}"
@@ -277,10 +293,10 @@ def test_in_each_dag_run_one_of_two_mapped_tasks_of_one_name_is_told(other: Expo
 
 def test_of_two_mapped_target_steps_of_one_name_one_is_told_in_each_dag_run() -> None:
     adobe = Adobe()
-    base = adobe.run(ensure_base_connection(base_wish(), manner()))
-    here, there = (wish(target_params={**wish().target_params, "path": path}).target(base) for path in "ab")
+    base = adobe.run(ensure_base_connection(desired_base(), policy()))
+    here, there = (desired(target_params={**desired().target_params, "path": path}).target(base) for path in "ab")
     for run in range(3):
-        how = [manner(f"dag.to, run {run}, map index {n}", if_exists="update", shares_name=True) for n in (0, 1)]
+        how = [policy(f"dag.to, run {run}, map index {n}", if_exists="update", shares_name=True) for n in (0, 1)]
         adobe.run(ensure_target_connection(here, how[0]))
         with pytest.raises(EntityExists, match="by another mapped task of this DAG run"):
             adobe.run(ensure_target_connection(there, how[1]))
@@ -289,38 +305,38 @@ def test_of_two_mapped_target_steps_of_one_name_one_is_told_in_each_dag_run() ->
 @pytest.mark.parametrize(("hours", "waits"), [(6, True), (6, False), (3, True)])
 def test_another_interval_is_refused_where_the_task_waits_for_its_own_slot(hours: int, waits: bool) -> None:
     adobe = Adobe()
-    adobe.task(wish(schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON)))
+    adobe.task(desired(schedule=Every(hours=hours, start=BEGINS_ON, end=ENDS_ON)))
     if waits and hours != 3:
         with pytest.raises(EntityExists, match="interval is 6, the DAG says 3"):
-            adobe.task(wish(), name="dag.export, run 2", waits=True)
+            adobe.task(desired(), name="dag.export, run 2", waits=True)
     else:
-        adobe.task(wish(), name="dag.export, run 2", waits=waits)
+        adobe.task(desired(), name="dag.export, run 2", waits=waits)
 
 
 def test_a_dataflow_that_a_dead_step_task_has_left_does_not_export_a_second_time() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
-    left = wish().dataflow(ids.source_connection_id, ids.target_connection_id)
-    maker = manner("dag.dead, run 1").maker
-    wanted = left.wanted(datetime.fromtimestamp(adobe.clock.now(), UTC))
-    adobe.run(wanted.create(wanted.mark(maker, is_unconfirmed=True)))
+    ids = adobe.task(desired())
+    left = desired().dataflow(ids.source_connection_id, ids.target_connection_id)
+    owner = policy("dag.dead, run 1").owner
+    wanted = left.resource(datetime.fromtimestamp(adobe.clock.now(), UTC))
+    adobe.run(wanted.create(wanted.mark(owner, is_unconfirmed=True)))
     adobe.clock.advance(60)
-    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    assert adobe.task(desired(), name="dag.export, run 2") == ids
     assert adobe.count() == one_of_each()
 
 
 def test_a_target_connection_for_another_place_than_the_dataflows_is_refused() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
-    flow = wish("other").dataflow(ids.source_connection_id, ids.target_connection_id)
+    ids = adobe.task(desired())
+    flow = desired("other").dataflow(ids.source_connection_id, ids.target_connection_id)
     for path in ("nightly/", "nightly"):
         place = place_params(AmazonS3("lake-exports", path))
-        adobe.run(ensure_dataflow(flow._replace(place=place), manner()))
+        adobe.run(ensure_dataflow(flow._replace(place=place), policy()))
     place = place_params(AmazonS3("lake-exports", "elsewhere"))
     with pytest.raises(
-        InvalidExport, match="whose path is 'nightly'; the destination of the dataflow says 'elsewhere'"
+        InvalidArgument, match="whose path is 'nightly'; the destination of the dataflow says 'elsewhere'"
     ):
-        adobe.run(ensure_dataflow(flow._replace(place=place), manner()))
+        adobe.run(ensure_dataflow(flow._replace(place=place), policy()))
 
 
 # A run and what it has exported
@@ -333,18 +349,18 @@ def run_of(adobe: Adobe, ids: ExportIds) -> Any:
 @pytest.mark.parametrize(
     "other",
     [
-        wish(dataset_ids=(DATASETS[1],)),
-        wish(target_params={**wish().target_params, "path": "elsewhere"}),
+        desired(dataset_ids=(DATASETS[1],)),
+        desired(target_params={**desired().target_params, "path": "elsewhere"}),
         changed_folder("%DATASET_NAME%"),
     ],
     ids=["datasets", "path", "folders"],
 )
-def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: ExportWish) -> None:
+def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: DesiredExport) -> None:
     """Neither in the task that changed it nor in a later one, whatever else was changed meanwhile."""
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     before = run_of(adobe, ids)
-    adobe.run(check_run_is_of(wish(), ids, before))
+    adobe.run(check_run_is_of(desired(), ids, before))
     adobe.clock.advance(60)
     ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
     with pytest.raises(
@@ -361,25 +377,25 @@ def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: Ex
 def test_a_run_of_before_its_dataset_came_back_does_not_pass_for_it() -> None:
     """The source connection is older than the run: Adobe did not let it go while the export was another."""
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     adobe.faults.status("DELETE /sourceConnections/*", 409, times=None)
-    elsewhere = adobe.task(wish(dataset_ids=(DATASETS[1],)), name="dag.export, run 2", if_exists="update")
+    elsewhere = adobe.task(desired(dataset_ids=(DATASETS[1],)), name="dag.export, run 2", if_exists="update")
     other = run_of(adobe, elsewhere)
     adobe.clock.advance(60)
-    back = adobe.task(wish(), name="dag.export, run 3", if_exists="update")
+    back = adobe.task(desired(), name="dag.export, run 3", if_exists="update")
     assert back.source_connection_id == ids.source_connection_id
     with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) became what it is now"):
-        adobe.run(check_run_is_of(wish(), back, other))
-    adobe.run(check_run_is_of(wish(), back, run_of(adobe, back)))
+        adobe.run(check_run_is_of(desired(), back, other))
+    adobe.run(check_run_is_of(desired(), back, run_of(adobe, back)))
 
 
 @pytest.mark.parametrize(
-    "other", [wish(dataset_ids=(DATASETS[1],)), changed_folder("%DATASET_NAME%")], ids=["datasets", "folders"]
+    "other", [desired(dataset_ids=(DATASETS[1],)), changed_folder("%DATASET_NAME%")], ids=["datasets", "folders"]
 )
-def test_a_run_of_while_an_export_is_being_changed_does_not_pass(other: ExportWish) -> None:
+def test_a_run_of_while_an_export_is_being_changed_does_not_pass(other: DesiredExport) -> None:
     """Adobe may make a run after the new source connection and before the dataflow's change: it exports what was."""
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     runs: list[Any] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
@@ -398,7 +414,7 @@ def test_a_run_of_while_an_export_is_being_changed_does_not_pass(other: ExportWi
 @pytest.mark.parametrize("member", ["datasets", "path", "folders"])
 def test_a_change_while_a_task_waits_is_noticed(member: str) -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     run = run_of(adobe, ids)
     if member == "datasets":
         adobe.the("sourceConnections")["params"]["datasets"][0]["dataSetId"] = DATASETS[2]
@@ -407,15 +423,15 @@ def test_a_change_while_a_task_waits_is_noticed(member: str) -> None:
     else:
         adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = "%DATASET_NAME%"
     with pytest.raises(ExportChanged, match="was changed while the task waited"):
-        adobe.run(check_run_is_of(wish(), ids, run))
+        adobe.run(check_run_is_of(desired(), ids, run))
 
 
 def test_the_time_of_a_schedule_change_is_kept_when_something_else_changes() -> None:
     """Adobe tells only of the last operation on a dataflow."""
     adobe = Adobe()
-    adobe.task(wish())
+    adobe.task(desired())
     adobe.clock.advance(60)
-    changed = wish(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON))
+    changed = desired(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON))
     adobe.task(changed, name="dag.export, run 2", if_exists="update")
     since = slots_since_ms(adobe.run(calls.get_dataflow(adobe.the("flows")["id"])))
     assert since == pytest.approx(adobe.clock.now() * 1000, abs=2000)
@@ -426,50 +442,55 @@ def test_the_time_of_a_schedule_change_is_kept_when_something_else_changes() -> 
 
 def test_a_path_without_its_last_slash_is_the_same_place() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     adobe.the("targetConnections")["params"]["path"] += "/"
-    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    assert adobe.task(desired(), name="dag.export, run 2") == ids
 
 
 def test_what_the_dag_leaves_out_means_adobes_default() -> None:
     """A line that was taken out of the DAG is a change like any other."""
     adobe = Adobe()
-    manifest = {**wish().target_params, "includeFileManifest": True}
-    ids = adobe.task(wish(folder_template="%DATASET_NAME%", target_params=manifest))
+    manifest = {**desired().target_params, "includeFileManifest": True}
+    ids = adobe.task(desired(folder_template="%DATASET_NAME%", target_params=manifest))
     with pytest.raises(EntityExists) as caught:
-        adobe.task(wish(), name="dag.export, run 2")
+        adobe.task(desired(), name="dag.export, run 2")
     assert "foldernameTemplate is %DATASET_NAME%, the DAG says none" in str(caught.value)
     assert "includeFileManifest is True, the DAG says False" in str(caught.value)
-    assert adobe.task(wish(), name="dag.export, run 3", if_exists="update") == ids
+    assert adobe.task(desired(), name="dag.export, run 3", if_exists="update") == ids
     assert "foldernameTemplate" not in adobe.the("flows")["scheduleParams"]
     assert adobe.the("targetConnections")["params"]["includeFileManifest"] is False
-    assert adobe.task(wish(), name="dag.export, run 4") == ids
+    assert adobe.task(desired(), name="dag.export, run 4") == ids
 
 
 def test_adobe_may_spell_its_default_folders_out() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     adobe.the("flows")["scheduleParams"]["foldernameTemplate"] = "%DATASET_ID%/%EXPORT_TIME%"
-    assert adobe.task(wish(), name="dag.export, run 2") == ids
+    assert adobe.task(desired(), name="dag.export, run 2") == ids
 
 
 def test_another_account_behind_the_same_airflow_connection_is_noticed() -> None:
     adobe = Adobe()
-    login = base_wish()
-    ours, theirs = (BaseWish(login.name, login.kind, login.auth, account) for account in ("ours", "theirs"))
-    adobe.task(wish(base=ours))
-    assert adobe.task(wish(base=ours), name="dag.export, run 2")
+    login = desired_base()
+    ours, theirs = (
+        DesiredBaseConnection(login.name, login.destination_type, login.auth, account) for account in ("ours", "theirs")
+    )
+    adobe.task(desired(base=ours))
+    assert adobe.task(desired(base=ours), name="dag.export, run 2")
     with pytest.raises(EntityExists, match="account is ours, the DAG says theirs"):
-        adobe.task(wish(base=theirs), name="dag.export, run 3")
-    adobe.task(wish(base=theirs), name="dag.export, run 4", if_exists="update")
-    adobe.task(wish(base=theirs), name="dag.export, run 5")
+        adobe.task(desired(base=theirs), name="dag.export, run 3")
+    adobe.task(desired(base=theirs), name="dag.export, run 4", if_exists="update")
+    adobe.task(desired(base=theirs), name="dag.export, run 5")
 
 
 def test_a_run_of_before_the_account_was_another_does_not_pass() -> None:
     """Whoever has pointed the login elsewhere; new credentials for the same account do no harm."""
     adobe = Adobe()
-    login = base_wish()
-    ours, theirs = (wish(base=BaseWish(login.name, login.kind, login.auth, account)) for account in ("ours", "theirs"))
+    login = desired_base()
+    ours, theirs = (
+        desired(base=DesiredBaseConnection(login.name, login.destination_type, login.auth, account))
+        for account in ("ours", "theirs")
+    )
     before = run_of(adobe, adobe.task(ours))
     adobe.clock.advance(60)
     ids = adobe.task(theirs, name="dag.export, run 2", if_exists="update")
@@ -506,16 +527,16 @@ def test_an_account_that_a_colleague_has_changed_is_noticed(
 ) -> None:
     """As far as Adobe tells it: what is masked counts as not told."""
     found = read_base_connection({"id": "b", "auth": {"specName": "S", "params": params}})
-    login = BaseWish("login", kind_of(S3), {"specName": "S", "params": {}}, account)
+    login = DesiredBaseConnection("login", destination_type(S3), {"specName": "S", "params": {}}, account)
     assert [each.what for each in login.differences(found)] == ([] if is_same else ["account"])
 
 
 def test_what_adobe_lists_is_returned_not_what_was_asked_for() -> None:
     adobe = Adobe()
     both = (DATASETS[0], DATASETS[1])
-    adobe.task(wish(dataset_ids=both))
+    adobe.task(desired(dataset_ids=both))
     adobe.the("sourceConnections")["params"]["datasets"].reverse()
-    assert adobe.task(wish(dataset_ids=both), name="dag.export, run 2").dataset_ids == both[::-1]
+    assert adobe.task(desired(dataset_ids=both), name="dag.export, run 2").dataset_ids == both[::-1]
 
 
 # A login that is gone
@@ -525,49 +546,49 @@ def test_what_adobe_lists_is_returned_not_what_was_asked_for() -> None:
 @pytest.mark.parametrize("if_exists", ["reuse", "update"])
 def test_an_export_whose_login_is_gone_is_made_anew(if_exists: Any, way: str) -> None:
     adobe = Adobe()
-    lost = adobe.task(wish(), way=WAYS[way])
+    lost = adobe.task(desired(), way=WAYS[way])
     adobe.platform.sandbox().collections["connections"].remove(lost.base_connection_id)
-    ids = adobe.task(wish(), way=WAYS[way], name="dag.export, run 2", if_exists=if_exists)
+    ids = adobe.task(desired(), way=WAYS[way], name="dag.export, run 2", if_exists=if_exists)
     assert ids.dataflow_id != lost.dataflow_id
-    adobe.is_one_export(wish(), ids)
+    adobe.is_one_export(desired(), ids)
     nothing_dangles(adobe)
 
 
 def test_an_export_of_somebody_else_whose_login_is_gone_is_not_deleted() -> None:
     adobe = Adobe()
-    lost = adobe.task(wish())
+    lost = adobe.task(desired())
     for kind in KINDS:
         adobe.the(kind)["description"] = "by hand"
     adobe.platform.sandbox().collections["connections"].remove(lost.base_connection_id)
     with pytest.raises(EntityExists, match="was not made by this provider: delete it"):
-        adobe.task(wish(), name="dag.export, run 2")
+        adobe.task(desired(), name="dag.export, run 2")
     assert adobe.the("flows")["id"] == lost.dataflow_id
 
 
 @pytest.mark.parametrize("kind", ["sourceConnections", "targetConnections"])
 def test_a_dataflow_that_lacks_what_it_is_attached_to_is_made_anew(kind: str) -> None:
     adobe = Adobe()
-    lost = adobe.task(wish())
+    lost = adobe.task(desired())
     adobe.platform.sandbox().collections[kind].remove(adobe.the(kind)["id"])
-    ids = adobe.task(wish(), name="dag.export, run 2")
+    ids = adobe.task(desired(), name="dag.export, run 2")
     assert ids.dataflow_id != lost.dataflow_id
-    adobe.is_one_export(wish(), ids)
+    adobe.is_one_export(desired(), ids)
 
 
 def test_a_login_that_its_maker_has_not_confirmed_is_confirmed_by_the_next_who_needs_it() -> None:
     adobe = Adobe()
-    adobe.run(base_wish().wanted().create(f"{MARK} for dag.dead, run 1 [0123] (unconfirmed)"))
+    adobe.run(desired_base().resource().create(f"{MARK} for dag.dead, run 1 [0123] (unconfirmed)"))
     there = adobe.the("connections")["id"]
-    assert adobe.task(wish()).base_connection_id == there
+    assert adobe.task(desired()).base_connection_id == there
     assert adobe.the("connections")["description"] == f"{MARK} for dag.dead, run 1 [0123]"
 
 
 def test_a_login_that_lost_a_race_and_whose_task_died_is_swept_up() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     for state in ("unconfirmed", "superseded"):
-        adobe.run(base_wish().wanted().create(f"{MARK} for dag.dead, run 1 [0123] ({state})"))
-    assert adobe.task(wish(), name="dag.export, run 2") == ids
+        adobe.run(desired_base().resource().create(f"{MARK} for dag.dead, run 1 [0123] ({state})"))
+    assert adobe.task(desired(), name="dag.export, run 2") == ids
     assert adobe.the("connections")["id"] == ids.base_connection_id
 
 
@@ -578,33 +599,33 @@ def test_an_unknown_login_is_final_at_once_and_nothing_is_made() -> None:
     adobe = Adobe()
     began = adobe.clock.now()
     with pytest.raises(EntityNotFound, match=MISSING):
-        adobe.task(wish(base=None, base_connection_id=MISSING))
+        adobe.task(desired(base=None, base_connection_id=MISSING))
     assert adobe.made() == dict.fromkeys(KINDS, 0)
     assert len(adobe.requests()) == 4
     assert adobe.clock.now() - began < 1
     with pytest.raises(EntityNotFound, match=MISSING):
-        adobe.run(ensure_target_connection(wish().target(MISSING), manner()))
+        adobe.run(ensure_target_connection(desired().target(MISSING), policy()))
     assert adobe.made() == dict.fromkeys(KINDS, 0)
 
 
 def test_a_login_for_another_kind_of_storage_is_refused() -> None:
     adobe = Adobe()
-    base = adobe.run(ensure_base_connection(base_wish(), manner()))
+    base = adobe.run(ensure_base_connection(desired_base(), policy()))
     adobe.the("connections")["connectionSpec"]["id"] = "6d6b59bf-fb58-4107-9064-4d246c0e5bb2"
-    with pytest.raises(InvalidExport, match="is 'airflow s3', which is not for Amazon S3"):
-        adobe.task(wish(base=None, base_connection_id=base))
+    with pytest.raises(InvalidArgument, match="is 'airflow s3', which is not for Amazon S3"):
+        adobe.task(desired(base=None, base_connection_id=base))
     assert adobe.made()["sourceConnections"] == 0
 
 
 def test_a_target_connection_for_another_kind_of_storage_is_refused() -> None:
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     adobe.the("targetConnections")["connectionSpec"]["id"] = "6d6b59bf-fb58-4107-9064-4d246c0e5bb2"
-    other = wish("other").dataflow(ids.source_connection_id, ids.target_connection_id)
-    with pytest.raises(InvalidExport, match=r"target_connection_id = .* is 'dag.export', which is not for Amazon S3"):
-        adobe.run(ensure_dataflow(other, manner()))
+    other = desired("other").dataflow(ids.source_connection_id, ids.target_connection_id)
+    with pytest.raises(InvalidArgument, match=r"target_connection_id = .* is 'dag.export', which is not for Amazon S3"):
+        adobe.run(ensure_dataflow(other, policy()))
     with pytest.raises(EntityNotFound, match=MISSING):
-        adobe.run(ensure_dataflow(wish("other").dataflow(ids.source_connection_id, MISSING), manner()))
+        adobe.run(ensure_dataflow(desired("other").dataflow(ids.source_connection_id, MISSING), policy()))
     assert adobe.made()["flows"] == 1
 
 
@@ -614,7 +635,7 @@ def test_a_set_up_that_loses_every_round_pauses_and_says_why() -> None:
     began = adobe.clock.now()
     adobe.faults.status("POST /targetConnections", 404, times=None)
     with pytest.raises(AepError) as caught:
-        adobe.task(wish(), tries=1)
+        adobe.task(desired(), tries=1)
     assert "other tasks" not in str(caught.value)
     assert caught.value.is_final or adobe.clock.now() - began > 8
 
@@ -622,18 +643,18 @@ def test_a_set_up_that_loses_every_round_pauses_and_says_why() -> None:
 def test_a_renamed_dataflow_is_found_beside_another_dataflow_of_its_source() -> None:
     """Its source connection has another, newer dataflow of somebody else."""
     adobe = Adobe()
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     flow = adobe.the("flows")
     flow["name"] = "renamed"
     place = AmazonS3(bucket="lake-exports", path="by/hand")
     params = target_params(place, file_type="PARQUET", compression="GZIP")
     target = adobe.run(
-        wish("by hand", target_params=params, kind=kind_of(S3))
+        desired("by hand", target_params=params, destination_type=destination_type(S3))
         .target(ids.base_connection_id)
-        .wanted()
+        .resource()
         .create("by hand")
     )
     newer = {**flow, "id": MISSING, "name": "by hand", "targetConnectionIds": [target.id], "description": ""}
     newer["createdAt"] = flow["createdAt"] + 1
     adobe.platform.sandbox().collections["flows"].add(newer)
-    assert adobe.task(wish(), name="dag.export, run 2").dataflow_id == ids.dataflow_id
+    assert adobe.task(desired(), name="dag.export, run 2").dataflow_id == ids.dataflow_id

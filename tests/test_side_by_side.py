@@ -16,16 +16,17 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.api.calls import Call, Now, Procedure, list_page
+from airflow_provider_aep.api.calls import list_page
+from airflow_provider_aep.api.effects import Call, Procedure, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.errors import AccessDenied, PlatformUnavailable
-from airflow_provider_aep.api.polling import ABREAST, poll
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.api.runs.index import PART, Capabilities, PendingRun, RunIndex
+from airflow_provider_aep.api.runs.poll import ABREAST, poll
 from airflow_provider_aep.api.session import AsyncSession, Session
-from airflow_provider_aep.api.watchlist import PART, Awaited, Learned, Watchlist
+from airflow_provider_aep.errors import AccessDenied, PlatformUnavailable
+from airflow_provider_aep.schedules import Every
 from tests.canned import Canned, answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
-from tests.setups import BEGINS_ON, Adobe, wish
+from tests.setups import BEGINS_ON, Adobe, desired
 
 LIST = list_page("/flows")
 EMPTY = ok({"items": []})
@@ -70,7 +71,7 @@ def test_adobes_time_is_that_of_one_reply() -> None:
         return elapsed
 
     def now() -> Procedure[int]:
-        told: int = yield Now()
+        told: int = yield ServerTime()
         return told
 
     with Session(settings_for_tests(), transport=httpx.MockTransport(respond), clock=clock) as session:
@@ -93,10 +94,10 @@ def slowly(reply: httpx.Response) -> Callable[[httpx.Request], httpx.Response]:
 def test_each_part_of_a_poll_is_asked_for_once_by_threads(run: Runner) -> None:
     """Six lines of work share what is to be asked; the worker's session runs them in threads."""
     for _ in range(20):
-        watched = Watchlist(Learned(), lambda _: None)
+        watched = RunIndex(Capabilities(), lambda _: None)
         ids = [f"run-{number:05d}" for number in range((ABREAST + 1) * PART)]
         for run_id in ids:
-            watched.add(Awaited(DataflowId("flow"), 0, FlowRunId(run_id)))
+            watched.add(PendingRun(DataflowId("flow"), 0, FlowRunId(run_id)))
         canned = answers(run, slowly(EMPTY))
         run(poll(watched))
         asked = Counter(
@@ -122,7 +123,7 @@ class SlowAdobe(Adobe):
 def test_a_set_up_begins_with_one_request_for_a_token() -> None:
     """Its four first questions are put at once."""
     adobe = SlowAdobe()
-    adobe.task(wish())
+    adobe.task(desired())
     assert adobe.tokens_asked_for() == 1
 
 
@@ -130,7 +131,7 @@ def test_a_set_up_whose_token_is_refused_asks_once() -> None:
     adobe = SlowAdobe()
     adobe.faults.status("POST /ims/token/v3", 401, times=None)
     with pytest.raises(AccessDenied):
-        adobe.task(wish(), tries=1)
+        adobe.task(desired(), tries=1)
     assert adobe.tokens_asked_for() == 1
     assert adobe.requests() == []
 
@@ -161,7 +162,7 @@ def test_an_outage_is_given_up_when_the_readme_says(run: Runner) -> None:
 @pytest.mark.parametrize("if_exists", ["reuse", "update"])
 def test_a_dataflow_whose_end_is_an_empty_text_has_none(if_exists: Any) -> None:
     adobe = Adobe()
-    endless = wish(schedule=Every(hours=3, start=BEGINS_ON))
+    endless = desired(schedule=Every(hours=3, start=BEGINS_ON))
     ids = adobe.task(endless)
     adobe.the("flows")["scheduleParams"]["endTime"] = ""
     assert adobe.task(endless, name="dag.export, run 2", if_exists=if_exists) == ids

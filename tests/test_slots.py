@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus, awaited_run
-from airflow_provider_aep.api.slots import Aim, Window, aim_of, aim_of_one_time, ending, fingerprint
-from airflow_provider_aep.waiting import next_due_ms
+from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of, aim_of_one_time, ending, fingerprint
+from airflow_provider_aep.run_wait import next_due_ms
 from tests.airflow_places import (
     CronDataIntervalTimetable,
     CronTriggerTimetable,
@@ -187,7 +187,7 @@ def test_when_no_run_is_to_be_expected(
     members: dict[str, Any], until_ms: int | None, why: str | None, is_slot: bool
 ) -> None:
     flow = Dataflow("f", "name", "spec", **{"state": "enabled", **members})
-    end = ending(flow, since_ms=HOUR, until_ms=until_ms, now_ms=5 * HOUR + 10_000, lag_ms=10_000)
+    end = ending(flow, since_ms=HOUR, until_ms=until_ms, now_ms=5 * HOUR + 10_000, visibility_ms=10_000)
     assert (end is None) == (why is None)
     if end and why:
         assert end.why.startswith(why)

@@ -12,8 +12,8 @@ import pytest
 from airflow.triggers.base import TaskSuccessEvent
 
 from airflow_provider_aep.emulator import CLIENT_SECRET
+from airflow_provider_aep.run_wait import read_event
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
-from airflow_provider_aep.waiting import read_event
 from tests.adobe import Adobe, events_of, rebuilt
 
 

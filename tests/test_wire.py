@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from airflow_provider_aep.api import wire
 from airflow_provider_aep.api.calls import get_dataflow, get_run, list_datasets, list_page
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId, RunError, RunStatus
-from airflow_provider_aep.api.errors import AepError, EntityNotFound, UnexpectedReply
 from airflow_provider_aep.api.wire import Problem, continuation_token, read_page, read_problem, shortened
+from airflow_provider_aep.errors import AepError, EntityNotFound, UnexpectedReply
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner
 

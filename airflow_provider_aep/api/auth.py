@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from airflow_provider_aep.api.errors import ReplyError
+from airflow_provider_aep.errors import ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,7 +62,7 @@ def read_token(reply: Mapping[str, Any], *, now: float) -> Token:
     return Token(value, now + seconds - min(LEAD_SECONDS, seconds / 10))
 
 
-class TokenShelf:
+class TokenCache:
     """The token of one credential, shared by every session of the process, with one renewal at a time."""
 
     def __init__(self) -> None:
@@ -115,18 +115,18 @@ class TokenShelf:
         return self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-_shelves: dict[tuple[str, ...], TokenShelf] = {}
+_caches: dict[tuple[str, ...], TokenCache] = {}
 
 
-def shelf_of(settings: Settings) -> TokenShelf:
+def token_cache(settings: Settings) -> TokenCache:
     """The process-wide place of this credential's token.
 
     The secret is part of the credential: a connection with a wrong one must not work by a token that another asked for.
     """
-    return _shelves.setdefault((*settings.who, settings.client_secret), TokenShelf())
+    return _caches.setdefault((*settings.who, settings.client_secret), TokenCache())
 
 
 def forget_tokens() -> None:
     """Drop the token of every credential."""
-    for shelf in list(_shelves.values()):
+    for shelf in list(_caches.values()):
         shelf.forget()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from airflow_provider_aep.api import wire
-from airflow_provider_aep.api.destinations import DATA_LAKE_SPEC
+from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.api.entities import (
     BaseConnectionId,
     Dataflow,
@@ -22,7 +21,8 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.destinations import DATA_LAKE_SPEC
+from airflow_provider_aep.errors import InvalidArgument
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -30,68 +30,6 @@ E = TypeVar("E", bound=Entity)
 FLOW_SERVICE = "/data/foundation/flowservice"
 SPEC_VERSION = "1.0"
 PAGE_SIZE = 100  # the most that Adobe returns at once (destinations OpenAPI, parameter `limit`)
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """One request to Adobe and how to read its reply; nothing is sent until a session runs it.
-
-    `path` is relative to the Flow Service unless it starts with /data. `read` is None where the reply is not looked at.
-    """
-
-    method: str
-    path: str
-    read: Callable[[Any], T] | None = None
-    query: Sequence[tuple[str, str]] = ()
-    body: Any = field(default=None, repr=False)  # a base connection's holds a secret
-    headers: Mapping[str, str] = field(default_factory=dict)  # "" leaves out one that is sent otherwise
-    repeatable: bool = False  # may be sent twice without doing anything twice
-
-    def __iter__(self) -> Procedure[T]:
-        reply: T = yield self
-        return reply
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path.partition('?')[0]}"
-
-
-@dataclass(frozen=True)
-class Pause:
-    """A wait between two requests."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Now:
-    """Adobe's present time in milliseconds since 1970 UTC, as its last reply told it."""
-
-
-@dataclass(frozen=True)
-class Together:
-    """Procedures that do not depend on one another: run side by side, answered by the list of their results.
-
-    All are run to their end before a failure of one is raised, so that it is known what was made.
-    """
-
-    procedures: Sequence[Procedure[Any]]
-
-
-Step = Call[Any] | Pause | Now | Together
-Procedure = Generator[Step, Any, T]
-
-
-def together(*procedures: Procedure[Any] | None) -> Procedure[list[Any]]:
-    """Run procedures side by side; None answers None, and a single one costs no thread and no task."""
-    given = [procedure for procedure in procedures if procedure is not None]
-    if len(given) > 1:
-        results: list[Any] = yield Together(given)
-    else:
-        results = []
-        for procedure in given:
-            results.append((yield from procedure))
-    remaining = iter(results)
-    return [None if procedure is None else next(remaining) for procedure in procedures]
 
 
 class Created(NamedTuple):
@@ -105,7 +43,7 @@ def _read_created(reply: Mapping[str, Any]) -> Created:
     return Created(str(reply["id"]), str(reply.get("etag") or ""))
 
 
-class Kind(NamedTuple):
+class Collection(NamedTuple):
     """A collection of the Flow Service: its path, what its entities are called, and which spec tells them apart."""
 
     path: str
@@ -114,10 +52,14 @@ class Kind(NamedTuple):
     read: Callable[[Mapping[str, Any]], Any]
 
 
-BASE_CONNECTIONS = Kind("/connections", "base connection", "connectionSpec", wire.read_base_connection)
-SOURCE_CONNECTIONS = Kind("/sourceConnections", "source connection", "connectionSpec", wire.read_source_connection)
-TARGET_CONNECTIONS = Kind("/targetConnections", "target connection", "connectionSpec", wire.read_target_connection)
-DATAFLOWS = Kind("/flows", "dataflow", "flowSpec", wire.read_dataflow)
+BASE_CONNECTIONS = Collection("/connections", "base connection", "connectionSpec", wire.read_base_connection)
+SOURCE_CONNECTIONS = Collection(
+    "/sourceConnections", "source connection", "connectionSpec", wire.read_source_connection
+)
+TARGET_CONNECTIONS = Collection(
+    "/targetConnections", "target connection", "connectionSpec", wire.read_target_connection
+)
+DATAFLOWS = Collection("/flows", "dataflow", "flowSpec", wire.read_dataflow)
 
 
 def list_page(
@@ -140,32 +82,32 @@ def next_page(href: str) -> Call[wire.Page]:
     return Call("GET", href, wire.read_page, repeatable=True)
 
 
-def named(kind: Kind, name: str) -> Call[wire.Page]:
+def named(collection: Collection, name: str) -> Call[wire.Page]:
     """Entities of one name, of every spec.
 
     One `property` only: the filter guide allows several, the destinations OpenAPI types the parameter as one string.
     """
-    return list_page(kind.path, filters=(f"name=={name}",))
+    return list_page(collection.path, filters=(f"name=={name}",))
 
 
-def _path_of(kind: Kind, entity_id: str) -> str:
-    return _path(kind.path, f"{kind.title} ID", entity_id)
+def _path_of(collection: Collection, entity_id: str) -> str:
+    return _path(collection.path, f"{collection.title} ID", entity_id)
 
 
 def _path(collection: str, argument: str, entity_id: str) -> str:
     """The path of one entity. An empty ID would ask for the whole list, one with a slash for something else.
 
     Raises:
-        InvalidExport: no entity of Adobe's can have this ID.
+        InvalidArgument: no entity of Adobe's can have this ID.
     """
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.~-]*", entity_id or ""):
-        raise InvalidExport(argument, entity_id, "must be an ID as Adobe gives it: letters, digits and hyphens")
+        raise InvalidArgument(argument, entity_id, "must be an ID as Adobe gives it: letters, digits and hyphens")
     return f"{collection}/{entity_id}"
 
 
-def get_entity(kind: Kind, entity_id: str) -> Call[Any]:
+def get_entity(collection: Collection, entity_id: str) -> Call[Any]:
     """One connection or dataflow."""
-    return Call("GET", _path_of(kind, entity_id), wire.unwrapped(kind.read), repeatable=True)
+    return Call("GET", _path_of(collection, entity_id), wire.unwrapped(collection.read), repeatable=True)
 
 
 def get_source_connection(connection: SourceConnectionId) -> Call[SourceConnection]:
@@ -180,12 +122,14 @@ def get_dataflow(dataflow: DataflowId) -> Call[Dataflow]:
     return get_entity(DATAFLOWS, dataflow)
 
 
-def delete_entity(kind: Kind, entity_id: str) -> Call[None]:
+def delete_entity(collection: Collection, entity_id: str) -> Call[None]:
     """Delete a connection or dataflow. Adobe answers 202 (destinations) or 204 (sources), with no body."""
-    return Call("DELETE", _path_of(kind, entity_id), repeatable=True)
+    return Call("DELETE", _path_of(collection, entity_id), repeatable=True)
 
 
-def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[Mapping[str, Any]]) -> Call[None]:
+def patch_entity(
+    collection: Collection, entity_id: str, *, etag: str, operations: Sequence[Mapping[str, Any]]
+) -> Call[None]:
     """Change an entity that is still as `etag` says: `[{"op": "replace", "path": "/scheduleParams", "value": {…}}]`.
 
     The etag is quoted in `If-Match` as it is in the JSON; quotes are added where they are missing.
@@ -195,7 +139,7 @@ def patch_entity(kind: Kind, entity_id: str, *, etag: str, operations: Sequence[
     quoted = etag if etag.endswith('"') else f'"{etag}"'  # a weak one begins with W/
     return Call(
         "PATCH",
-        _path_of(kind, entity_id),
+        _path_of(collection, entity_id),
         body=[dict(operation) for operation in operations],
         headers={"If-Match": quoted},
         repeatable=True,
@@ -254,11 +198,13 @@ def create_dataflow(
     return _create(DATAFLOWS, name, flow_spec, description, members)
 
 
-def _create(kind: Kind, name: str, spec_id: str, description: str, members: Mapping[str, Any]) -> Call[Created]:
-    body: dict[str, Any] = {"name": name, kind.spec: {"id": spec_id, "version": SPEC_VERSION}, **members}
+def _create(
+    collection: Collection, name: str, spec_id: str, description: str, members: Mapping[str, Any]
+) -> Call[Created]:
+    body: dict[str, Any] = {"name": name, collection.spec: {"id": spec_id, "version": SPEC_VERSION}, **members}
     if description:
         body["description"] = description
-    return Call("POST", kind.path, _read_created, body=body)
+    return Call("POST", collection.path, _read_created, body=body)
 
 
 def enable_dataflow(dataflow: DataflowId) -> Call[None]:
@@ -277,7 +223,7 @@ def get_run(run: FlowRunId) -> Call[FlowRun]:
 
 
 def get_connection_spec(spec: str) -> Call[dict[str, Any]]:
-    """What Adobe publishes about one kind of destination, as it stands."""
+    """What Adobe publishes about one collection of destination, as it stands."""
     return Call("GET", _path("/connectionSpecs", "connection spec ID", spec), wire.unwrapped(dict), repeatable=True)
 
 

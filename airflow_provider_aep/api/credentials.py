@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_aep.api.errors import InvalidExport
 from airflow_provider_aep.api.masking import parts_of
+from airflow_provider_aep.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,7 +245,7 @@ def login_from_connection(
     port: int | None,
     extra: Mapping[str, Any],
 ) -> Credential:
-    """The login that an Airflow connection holds for a destination that accepts `logins` (class names: `Kind.logins`).
+    """The login that an Airflow connection holds, for a destination that accepts `logins` (`DestinationType.logins`).
 
     | destination | fields |
     | --- | --- |
@@ -256,13 +256,13 @@ def login_from_connection(
     | SFTP | host, login, password or extra private_key (PEM text, or Base64 of it), port |
 
     Raises:
-        InvalidExport: a field is missing, wrong or contradicts another; names connection and field, never a value.
+        InvalidArgument: a field is missing, wrong or contradicts another; names connection and field, never a value.
     """
     if not logins:
-        raise InvalidExport("destination_conn_id", conn_id, "this destination takes no login: leave the argument out")
+        raise InvalidArgument("destination_conn_id", conn_id, "this destination takes no login: leave the argument out")
     if _LOGIN_OF_TYPE.get(conn_type or "", logins[0]) not in logins:
         rule = f"is for another storage; this destination takes {' or '.join(logins)}"
-        raise InvalidExport(f"connection {conn_id!r}, field conn_type", conn_type, rule)
+        raise InvalidArgument(f"connection {conn_id!r}, field conn_type", conn_type, rule)
     given = {"host": host, "login": login, "password": password, "port": port}
     connection = _Connection(conn_id, given | {f"extra.{name}": value for name, value in extra.items()})
     match logins[0]:
@@ -294,9 +294,9 @@ class _Connection:
         self.conn_id = conn_id
         self.given = {name: value for name, value in given.items() if value not in (None, "")}
 
-    def error(self, name: str, rule: str) -> InvalidExport:
+    def error(self, name: str, rule: str) -> InvalidArgument:
         value = Hidden(len(str(self.given[name]))) if name in self.given else None
-        return InvalidExport(f"connection {self.conn_id!r}, field {name}", value, rule)
+        return InvalidArgument(f"connection {self.conn_id!r}, field {name}", value, rule)
 
     def unwanted(self, rule: str, *names: str) -> None:
         for name in names:
@@ -318,7 +318,7 @@ class _Connection:
                 raise self.error(sources[member][0], f"is missing; {kind.__name__} needs it as {member}")
         try:
             return kind(**{member: self.given[name] for member, name in chosen.items() if name})
-        except InvalidExport as error:
+        except InvalidArgument as error:
             member = error.argument.rpartition(".")[2]
             raise self.error(chosen[member] or member, error.rule) from None
 
@@ -385,4 +385,4 @@ def _demand_server(credential: SftpPassword | SftpSshKey) -> None:
 
 def _refuse(credential: object, name: str, rule: str) -> None:
     value = Hidden(len(str(getattr(credential, name))))
-    raise InvalidExport(f"{type(credential).__name__}.{name}", value, rule)
+    raise InvalidArgument(f"{type(credential).__name__}.{name}", value, rule)

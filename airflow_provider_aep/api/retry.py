@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from airflow_provider_aep.api.errors import OutcomeUnknown, PlatformUnavailable, ReplyError, refusal
+from airflow_provider_aep.errors import OutcomeUnknown, PlatformUnavailable, ReplyError, refusal
 
 if TYPE_CHECKING:
-    from airflow_provider_aep.api.calls import Call
+    from airflow_provider_aep.api.effects import Call
     from airflow_provider_aep.api.settings import Settings
     from airflow_provider_aep.api.wire import Problem
 

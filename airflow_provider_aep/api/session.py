@@ -17,9 +17,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, Retrying
 
-from airflow_provider_aep.api.auth import TOKEN_PATH, Token, read_token, shelf_of, token_form
-from airflow_provider_aep.api.calls import FLOW_SERVICE, Call, Now, Pause, Procedure, Step, Together
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.auth import TOKEN_PATH, Token, read_token, token_cache, token_form
+from airflow_provider_aep.api.calls import FLOW_SERVICE
+from airflow_provider_aep.api.effects import Call, Effect, Gather, Procedure, ServerTime, Sleep
+from airflow_provider_aep.api.masking import logins_in, without_secrets
+from airflow_provider_aep.api.retry import failure_of, moment, policy
+from airflow_provider_aep.api.settings import Settings
+from airflow_provider_aep.api.wire import NothingThere, Problem, read_problem, shortened
+from airflow_provider_aep.errors import (
     AepError,
     EntityNotFound,
     OutcomeUnknown,
@@ -29,10 +34,6 @@ from airflow_provider_aep.api.errors import (
     first_of,
     is_about_sandbox,
 )
-from airflow_provider_aep.api.masking import logins_in, without_secrets
-from airflow_provider_aep.api.retry import failure_of, moment, policy
-from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.api.wire import NothingThere, Problem, read_problem, shortened
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class _Common:
     def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
         self.settings = settings
         self.clock = clock
-        self._shelf = shelf_of(settings)
+        self._token_cache = token_cache(settings)
         self._adobe_time: tuple[float, float] | None = None  # in milliseconds, and when it was read by the clock
 
     def _options(self) -> dict[str, Any]:
@@ -220,7 +221,7 @@ class Session(_Common):
     """Runs procedures on a worker. `clock` counts seconds, `sleep` takes them; both can be given for tests.
 
     Raises:
-        AepError: see `api.errors`; failures are thrown into the procedure first.
+        AepError: see `errors`; failures are thrown into the procedure first.
     """
 
     def __init__(
@@ -258,12 +259,12 @@ class Session(_Common):
             except AepError as error:
                 go_on = functools.partial(steps.throw, error)
 
-    def _take(self, step: Step) -> Any:
-        if isinstance(step, Pause):
+    def _take(self, step: Effect) -> Any:
+        if isinstance(step, Sleep):
             return self._sleep(step.seconds)
-        if isinstance(step, Now):
+        if isinstance(step, ServerTime):
             return self._now_ms()
-        if isinstance(step, Together):
+        if isinstance(step, Gather):
             with ThreadPoolExecutor(len(step.procedures)) as pool:
                 futures = [pool.submit(self.run, procedure) for procedure in step.procedures]
             return _results([future.exception() or future.result() for future in futures])
@@ -285,22 +286,22 @@ class Session(_Common):
         raise failure  # out here, so that it does not carry httpx's error, which may quote a header
 
     def _token(self, *, instead_of: str | None = None) -> str:
-        known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+        known = self._token_cache.take(now=self.clock(), instead_of=instead_of)
         if known:
             return known
-        flights = self._shelf.flights
-        with self._shelf.lock:
-            known = self._shelf.landed(flights, now=self.clock(), instead_of=instead_of)
+        flights = self._token_cache.flights
+        with self._token_cache.lock:
+            known = self._token_cache.landed(flights, now=self.clock(), instead_of=instead_of)
             if known:  # another thread was faster
                 return known
-            with self._shelf.flight():
+            with self._token_cache.flight():
                 token = self._ask_token()
             try:
                 if self._on_token:
                     self._on_token(token.value)
             except Exception as error:
                 _not_masked(error)
-            self._shelf.put(token)
+            self._token_cache.put(token)
             return token.value
 
     def _ask_token(self) -> Token:
@@ -351,12 +352,12 @@ class AsyncSession(_Common):
             except AepError as error:
                 go_on = functools.partial(steps.throw, error)
 
-    async def _take(self, step: Step) -> Any:
-        if isinstance(step, Pause):
+    async def _take(self, step: Effect) -> Any:
+        if isinstance(step, Sleep):
             return await self._sleep(step.seconds)
-        if isinstance(step, Now):
+        if isinstance(step, ServerTime):
             return self._now_ms()
-        if isinstance(step, Together):
+        if isinstance(step, Gather):
             runs = (self.run(procedure) for procedure in step.procedures)
             return _results(await asyncio.gather(*runs, return_exceptions=True))
         return await AsyncRetrying(sleep=self._sleep, **self._retry_options(step))(self._send, step)
@@ -378,22 +379,22 @@ class AsyncSession(_Common):
         raise failure  # out here, so that it does not carry httpx's error, which may quote a header
 
     async def _token(self, *, instead_of: str | None = None) -> str:
-        known = self._shelf.take(now=self.clock(), instead_of=instead_of)
+        known = self._token_cache.take(now=self.clock(), instead_of=instead_of)
         if known:
             return known
-        flights = self._shelf.flights
-        async with self._shelf.loop_lock():
-            known = self._shelf.landed(flights, now=self.clock(), instead_of=instead_of)
+        flights = self._token_cache.flights
+        async with self._token_cache.loop_lock():
+            known = self._token_cache.landed(flights, now=self.clock(), instead_of=instead_of)
             if known:  # another task was faster
                 return known
-            with self._shelf.flight():
+            with self._token_cache.flight():
                 token = await self._ask_token()
             try:
                 if self._on_token:
                     await self._on_token(token.value)
             except Exception as error:
                 _not_masked(error)
-            self._shelf.put(token)
+            self._token_cache.put(token)
             return token.value
 
     async def _ask_token(self) -> Token:

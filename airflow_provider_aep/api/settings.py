@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from airflow_provider_aep.api.credentials import Hidden
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.errors import InvalidArgument
 
 GATEWAY = "https://platform.adobe.io"
 IMS = "https://ims-na1.adobelogin.com"
@@ -20,7 +20,7 @@ class Settings:
     """One credential in one sandbox of one organisation.
 
     Raises:
-        InvalidExport: a value cannot be sent as it is; the message never shows the client secret.
+        InvalidArgument: a value cannot be sent as it is; the message never shows the client secret.
     """
 
     client_id: str
@@ -40,32 +40,34 @@ class Settings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9A-Fa-f]{24}@AdobeOrg", self.org_id):
             # A secret may have been pasted into the wrong field.
-            raise InvalidExport("org_id", Hidden(len(self.org_id)), "must be 24 hexadecimal digits and @AdobeOrg")
+            raise InvalidArgument("org_id", Hidden(len(self.org_id)), "must be 24 hexadecimal digits and @AdobeOrg")
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,255}", self.sandbox_name):
-            raise InvalidExport(
+            raise InvalidArgument(
                 "sandbox_name", self.sandbox_name, "must be a sandbox's name: lower-case letters, digits and hyphens"
             )
         if not re.fullmatch(r"[!-~]+", self.client_id):
-            raise InvalidExport(
+            raise InvalidArgument(
                 "login (client ID)", Hidden(len(self.client_id)), "must be printable ASCII without blanks, not empty"
             )
         if not re.fullmatch(r"[!-~]+", self.client_secret):
-            raise InvalidExport("password (client secret)", "***", "must be printable ASCII without blanks, not empty")
+            raise InvalidArgument(
+                "password (client secret)", "***", "must be printable ASCII without blanks, not empty"
+            )
         for name, address, example in (("host (gateway)", self.gateway, GATEWAY), ("ims_host", self.ims, IMS)):
             if not _is_address(address):
                 # What stands before an @ may be a password.
                 shown = "***" if "@" in address else address
-                raise InvalidExport(name, shown, f"must be an address such as {example}")
+                raise InvalidArgument(name, shown, f"must be an address such as {example}")
         for name, seconds in (
             ("connect_timeout", self.connect_seconds),
             ("read_timeout", self.read_seconds),
             ("max_retry_after", self.max_retry_after_seconds),
         ):
             if not 0 < seconds < 86_400:
-                raise InvalidExport(name, seconds, "must be seconds, more than 0 and less than a day")
+                raise InvalidArgument(name, seconds, "must be seconds, more than 0 and less than a day")
         if not 0 <= self.visibility_seconds < 86_400:
             rule = "must be seconds, 0 or more and less than a day"
-            raise InvalidExport("visibility_seconds", self.visibility_seconds, rule)
+            raise InvalidArgument("visibility_seconds", self.visibility_seconds, rule)
 
     @property
     def who(self) -> tuple[str, str, str]:

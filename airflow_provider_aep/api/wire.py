@@ -24,7 +24,7 @@ from airflow_provider_aep.api.entities import (
     TargetConnectionId,
     run_status,
 )
-from airflow_provider_aep.api.errors import UnexpectedReply
+from airflow_provider_aep.errors import UnexpectedReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

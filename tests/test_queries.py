@@ -8,12 +8,12 @@ import pytest
 
 from airflow_provider_aep.api.calls import list_page
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.errors import EntityNotFound, InvalidExport, UnexpectedReply
-from airflow_provider_aep.api.procedures import all_items, check_access, find_run, list_datasets
+from airflow_provider_aep.api.queries import all_items, check_access, find_run, list_datasets
 from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.errors import EntityNotFound, InvalidArgument, UnexpectedReply
 from tests.canned import answers, ok
 from tests.conftest import Runner, settings_for_tests
-from tests.setups import Adobe, wish
+from tests.setups import Adobe, desired
 
 IDS = [each.id for each in SEEDED]
 
@@ -57,13 +57,13 @@ def test_datasets_by_name_and_by_pattern(run: Runner) -> None:
 
 @pytest.mark.parametrize("argument", ["ids", "names"])
 def test_a_dataset_that_may_not_be_exported_is_told_with_the_likely_reasons(run: Runner, argument: str) -> None:
-    with pytest.raises(InvalidExport, match=r"nowhere is not among the \d+ datasets .* enabled for Profile"):
+    with pytest.raises(InvalidArgument, match=r"nowhere is not among the \d+ datasets .* enabled for Profile"):
         run(list_datasets(ids=["nowhere"]) if argument == "ids" else list_datasets(names=["nowhere"]))
 
 
 def test_a_name_of_two_datasets_is_not_guessed_at(run: Runner) -> None:
     answers(run, ok({"items": [{"id": "1", "name": "a"}, {"id": "2", "name": "a"}]}))
-    with pytest.raises(InvalidExport, match=r"means several datasets \(1, 2\); give dataset_ids instead"):
+    with pytest.raises(InvalidArgument, match=r"means several datasets \(1, 2\); give dataset_ids instead"):
         run(list_datasets(names=["a"]))
 
 
@@ -98,7 +98,7 @@ def test_datasets_of_a_server_that_ignores_where_to_start(run: Runner) -> None:
 
 def test_a_name_that_is_nearly_right_is_told(run: Runner) -> None:
     answers(run, ok({"items": [{"id": "1", "name": "Loyalty members"}], "pageInfo": {"hasNext": False}}))
-    with pytest.raises(InvalidExport, match=r"did you mean Loyalty members\?"):
+    with pytest.raises(InvalidArgument, match=r"did you mean Loyalty members\?"):
         run(list_datasets(names=["Loyalty member"]))
 
 
@@ -143,7 +143,7 @@ def adobe() -> Adobe:
 
 
 def test_the_earliest_run_since_a_moment_is_meant(adobe: Adobe) -> None:
-    flow = DataflowId(adobe.task(wish()).dataflow_id)
+    flow = DataflowId(adobe.task(desired()).dataflow_id)
     assert adobe.run(find_run(flow)) is None
     adobe.clock.advance(1000)
     adobe.platform.add_history(flow, 250)
@@ -155,7 +155,7 @@ def test_the_earliest_run_since_a_moment_is_meant(adobe: Adobe) -> None:
 
 
 def test_only_as_many_pages_of_runs_as_reach_back(adobe: Adobe) -> None:
-    flow = DataflowId(adobe.task(wish()).dataflow_id)
+    flow = DataflowId(adobe.task(desired()).dataflow_id)
     adobe.platform.add_history(flow, 250)
     newest = max(run["createdAt"] for run in adobe.platform.live("runs"))
     adobe.platform.requests.clear()
@@ -164,7 +164,7 @@ def test_only_as_many_pages_of_runs_as_reach_back(adobe: Adobe) -> None:
 
 
 def test_a_run_by_its_id(adobe: Adobe) -> None:
-    flow = DataflowId(adobe.task(wish()).dataflow_id)
+    flow = DataflowId(adobe.task(desired()).dataflow_id)
     run_id = adobe.platform.start_run(flow)["id"]
     found = adobe.run(find_run(flow, run=FlowRunId(run_id)))
     assert (found.id, found.dataflow_id) == (run_id, flow)

@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, combinations
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import Call, Now, Procedure, together
+from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, gather
 from airflow_provider_aep.api.entities import Dataflow, DataflowId
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.runs.index import PART, Batch, Capabilities, Item, RunIndex, milliseconds, parts_of
+from airflow_provider_aep.api.wire import Page, continuation_token
+from airflow_provider_aep.errors import (
     AepError,
     EntityNotFound,
     PlatformUnavailable,
@@ -36,8 +38,6 @@ from airflow_provider_aep.api.errors import (
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.watchlist import PART, Item, Learned, Part, Watchlist, milliseconds, parts_of
-from airflow_provider_aep.api.wire import Page, continuation_token
 
 OVERLAP_MS = 600_000
 ABREAST = 6  # questions on their way at a time
@@ -53,13 +53,13 @@ class _ListsRefused(AepError):
     """Adobe takes one ID in a question but not two; the poll begins anew without."""
 
 
-def poll(watched: Watchlist) -> Procedure[None]:
+def poll(watched: RunIndex) -> Procedure[None]:
     """Bring what is awaited up to date.
 
     Raises:
         ReplyError: a question failed; what the others have answered is taken all the same.
     """
-    began_ms: int = yield Now()
+    began_ms: int = yield ServerTime()
     while True:
         troubles: list[ReplyError] = []
         try:
@@ -69,13 +69,13 @@ def poll(watched: Watchlist) -> Procedure[None]:
         break
     if complete:
         # Before its first reply a session knows this machine's time only; the second look is at Adobe's.
-        ended_ms: int = yield Now()
+        ended_ms: int = yield ServerTime()
         watched.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
     if troubles:
         raise max(troubles, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
 
 
-def read_dataflows(ids: Sequence[str], learned: Learned) -> Procedure[dict[str, Dataflow]]:
+def read_dataflows(ids: Sequence[str], learned: Capabilities) -> Procedure[dict[str, Dataflow]]:
     """Those of the dataflows that there are, by one request: a list of several, or one by its ID.
 
     Source: sorting and filtering guide (flows by `id`, OR by commas).
@@ -95,7 +95,7 @@ def read_dataflows(ids: Sequence[str], learned: Learned) -> Procedure[dict[str, 
     return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
 
 
-def _ask(watched: Watchlist, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
+def _ask(watched: RunIndex, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
     """Put the questions of one poll. Returns whether what was known is up to date."""
     learned = watched.learned
     known = watched.known(now_ms, at_most=_MOST_QUESTIONS)
@@ -123,7 +123,7 @@ def _ask(watched: Watchlist, now_ms: int, troubles: list[ReplyError]) -> Procedu
     return len(troubles) == before
 
 
-def _read_changes(watched: Watchlist, now_ms: int) -> Procedure[list[Part] | None]:
+def _read_changes(watched: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]:
     """Take the runs changed since W. Returns what is left to look up; None if there are too many changes to read."""
     most = _MOST_QUESTIONS + watched.size // PART // 16
     changed = f"updatedAt>={watched.since_ms}"
@@ -139,7 +139,7 @@ def _read_changes(watched: Watchlist, now_ms: int) -> Procedure[list[Part] | Non
     return None
 
 
-def _look_up(watched: Watchlist, parts: Iterable[Part], troubles: list[ReplyError]) -> Procedure[None]:
+def _look_up(watched: RunIndex, parts: Iterable[Batch], troubles: list[ReplyError]) -> Procedure[None]:
     """Put a question for each part, a few side by side; once Adobe is in trouble no more are begun."""
     asked = list(parts)
     remaining = iter(
@@ -155,7 +155,7 @@ def _look_up(watched: Watchlist, parts: Iterable[Part], troubles: list[ReplyErro
             except ReplyError as error:
                 troubles.append(error)
 
-    yield from together(*(some() for _ in range(min(ABREAST, len(asked)))))
+    yield from gather(*(some() for _ in range(min(ABREAST, len(asked)))))
 
 
 def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
@@ -164,7 +164,7 @@ def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
     )
 
 
-def _look_up_part(watched: Watchlist, part: Part) -> Procedure[None]:
+def _look_up_part(watched: RunIndex, part: Batch) -> Procedure[None]:
     """Put one question; one that is refused is halved until it is known which ID, or any list, is refused."""
     try:
         items = yield from _list(part, watched.learned)
@@ -185,7 +185,7 @@ def _look_up_part(watched: Watchlist, part: Part) -> Procedure[None]:
         watched.settle(part, items)
 
 
-def _list(part: Part, learned: Learned) -> Procedure[list[Item]]:
+def _list(part: Batch, learned: Capabilities) -> Procedure[list[Item]]:
     """The runs that a part asks for: all of them, or so many that the others do not matter."""
     since_ms = part.since_ms
     means = [] if part.runs and not part.whole else ["orderby", *(["createdAt"] if since_ms > 0 else [])]
@@ -201,18 +201,18 @@ def _list(part: Part, learned: Learned) -> Procedure[list[Item]]:
         return calls.list_runs(*part.filters, *recent, order=order(used))
 
     items: dict[str, Item] = {}
-    began_ms: int = yield Now()
+    began_ms: int = yield ServerTime()
     page, used = yield from _first_page(means, learned, question)
     is_long = bool(page.next_href)
     yield from _read(page, items, lambda _page: part.is_answered(list(items.values()), order(used), since_ms))
     if is_long and not order(used):
-        replied_ms: int = yield Now()
+        replied_ms: int = yield ServerTime()
         yield from _read_front_again(items, question(used), since_ms=min(began_ms, replied_ms) - OVERLAP_MS)
     return list(items.values())
 
 
 def _first_page(
-    means: Sequence[str], learned: Learned, question: Callable[[set[str]], Call[Page]]
+    means: Sequence[str], learned: Capabilities, question: Callable[[set[str]], Call[Page]]
 ) -> Procedure[tuple[Page, set[str]]]:
     """The first page of a question that uses these means, or as many of them as Adobe takes. Returns those used, too.
 

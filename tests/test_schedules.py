@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api.errors import InvalidExport
-from airflow_provider_aep.api.schedule import (
+from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.schedules import (
     DEFAULT_EXPORT_YEARS,
     START_DELAY_SECONDS,
     Every,
@@ -103,7 +103,7 @@ NAIVE = datetime(2026, 1, 1)
     ],
 )
 def test_a_wrong_literal_is_refused_when_the_dag_is_written(make: Any, message: str) -> None:
-    with pytest.raises(InvalidExport, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         make()
 
 
@@ -112,7 +112,7 @@ def test_order_is_judged_by_time_and_not_by_the_clock_on_the_wall() -> None:
     first, second = (datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=fold) for fold in (0, 1))
 
     assert Once(start=first, end=second).end == second
-    with pytest.raises(InvalidExport):
+    with pytest.raises(InvalidArgument):
         Once(start=second, end=first.replace(minute=40))
 
 
@@ -135,15 +135,15 @@ def test_times_go_out_as_seconds_in_utc(start: Any, expected: str) -> None:
 
 def test_what_is_not_rendered_is_not_sent() -> None:
     for schedule in (Every(hours="{{ h }}"), Every(hours=3, start="{{ s }}"), Once(end="{{ e }}")):
-        with pytest.raises(InvalidExport, match="not rendered"):
+        with pytest.raises(InvalidArgument, match="not rendered"):
             schedule_params(schedule, now=NOW)
-    with pytest.raises(InvalidExport, match=r"folder_template = .*not been rendered"):
+    with pytest.raises(InvalidArgument, match=r"folder_template = .*not been rendered"):
         schedule_params(Once(), now=NOW, folder_template="{{ t }}")
 
 
 @pytest.mark.parametrize("other", [(3, None, None, None), [3], {"hours": 3}, 3, None])
 def test_anything_else_is_no_schedule(other: Any) -> None:
-    with pytest.raises(InvalidExport, match=r"must be Every\(…\) or Once\(…\)"):
+    with pytest.raises(InvalidArgument, match=r"must be Every\(…\) or Once\(…\)"):
         schedule_params(other, now=NOW)
 
 
@@ -204,7 +204,7 @@ def test_an_end_is_always_sent(schedule: Schedule, expected: str) -> None:
 
 
 def test_an_end_before_the_first_slot_is_refused() -> None:
-    with pytest.raises(InvalidExport, match=r"schedule.end = .*leaves no slot: the first would be 2026-01-11T00"):
+    with pytest.raises(InvalidArgument, match=r"schedule.end = .*leaves no slot: the first would be 2026-01-11T00"):
         schedule_params(Every(days=1, start="2025-01-01T00:00Z", end="2026-01-10T23:00Z"), now=NOW)
 
 
@@ -258,7 +258,7 @@ def test_folder_templates_of_known_macros(text: str) -> None:
     ],
 )
 def test_other_folder_templates_are_refused(text: Any, rule: str) -> None:
-    with pytest.raises(InvalidExport, match=rule):
+    with pytest.raises(InvalidArgument, match=rule):
         check_folder_template(text)
 
 

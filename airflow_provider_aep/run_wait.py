@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_aep.api.errors import AepError, FlowRunFailed, InvalidExport, PlatformUnavailable, ReplyError
 from airflow_provider_aep.arguments import entity_id, moment_ms
+from airflow_provider_aep.errors import AepError, FlowRunFailed, InvalidArgument, PlatformUnavailable, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_aep.api.calls import Procedure
+    from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.api.entities import Dataflow, FlowRun
+    from airflow_provider_aep.api.runs.slots import Aim, Ending, Window
     from airflow_provider_aep.api.settings import Settings
-    from airflow_provider_aep.api.slots import Aim, Ending, Window
     from airflow_provider_aep.arguments import Decision
     from airflow_provider_aep.hooks import AepHook
     from airflow_provider_aep.triggers import AepDataflowRunTrigger
@@ -65,17 +65,17 @@ class RunWait:
     """One wait of a task: for which run, what was seen of it, and what the user wants to happen at its end.
 
     `task` has the arguments of `AepDataflowRunSensor` that bear on it. With `after="dag_run"` a scheduled DAG run, or
-    one of a backfill, waits for the run of its own slot of Adobe's schedule (see `api.slots`), every other DAG run for
-    the next run from the moment it was due.
+    one of a backfill, waits for the run of its own slot of Adobe's schedule (see `api.runs.slots`), every other DAG
+    run for the next run from the moment it was due.
 
     Raises:
-        InvalidExport: an ID is empty or `after` is no moment.
+        InvalidArgument: an ID is empty or `after` is no moment.
     """
 
     def __init__(self, task: Any, dataflow_id: object, run_id: object = None, *, context: Any) -> None:
         self.dataflow_id = entity_id("dataflow_id", dataflow_id)
         self.run_id = None if run_id is None else entity_id("run_id", run_id)
-        from airflow_provider_aep.api.slots import Window
+        from airflow_provider_aep.api.runs.slots import Window
 
         self.window: Window | None = None
         self.dag_run_id = str(context["ti"].run_id)
@@ -120,7 +120,7 @@ class RunWait:
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.procedures import asked_thrice
+        from airflow_provider_aep.api.queries import asked_thrice
 
         try:
             with hook.get_conn() as session:
@@ -137,7 +137,7 @@ class RunWait:
         if run is None:
             return None
         if run.dataflow_id not in ("", self.dataflow_id):
-            from airflow_provider_aep.api.watchlist import another_dataflows
+            from airflow_provider_aep.api.runs.index import another_dataflows
 
             raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
@@ -150,32 +150,32 @@ class RunWait:
     def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
         """The run as it is now, or None: there is none yet."""
         from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-        from airflow_provider_aep.api.procedures import find_run, look_for_run
-        from airflow_provider_aep.api.slots import fingerprint
+        from airflow_provider_aep.api.queries import find_run, look_for_run
+        from airflow_provider_aep.api.runs.slots import fingerprint
 
         dataflow_id = DataflowId(self.dataflow_id)
         run_id = self.run_id or self._recall("run")
         if run_id:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
-        lag_ms = int(settings.visibility_seconds * 1000)
+        visibility_ms = int(settings.visibility_seconds * 1000)
         while True:
-            sight = yield from look_for_run(dataflow_id, self._aim_at, lag_ms=lag_ms)
+            sight = yield from look_for_run(dataflow_id, self._aim_at, visibility_ms=visibility_ms)
             self.aim, self._schedule = sight.aim, fingerprint(sight.dataflow.schedule)
             if sight.ending is None:
                 return sight.run
             self._end(sight.dataflow, sight.aim, sight.ending)
 
     def _aim_at(self, dataflow: Dataflow) -> Aim:
-        from airflow_provider_aep.api.marks import maker_of, slots_since_ms
-        from airflow_provider_aep.api.slots import Aim, aim_of, aim_of_one_time
+        from airflow_provider_aep.api.provisioning.owner import owner_of, slots_since_ms
+        from airflow_provider_aep.api.runs.slots import Aim, aim_of, aim_of_one_time
 
         if self._next_ms is not None:
             return Aim(self._next_ms)
         once = aim_of_one_time(dataflow.schedule)
-        maker = maker_of(dataflow)
-        if once and self.is_own and maker.startswith(self.marks):
+        owner = owner_of(dataflow)
+        if once and self.is_own and owner.startswith(self.marks):
             # Its only slot is that of the DAG run that made it, whenever that is due and whatever its clock says.
-            owner = maker.partition(", run ")[2].partition(", map index ")[0]
+            owner = owner.partition(", run ")[2].partition(", map index ")[0]
             if owner == self.dag_run_id:
                 return once
             if self.window:
@@ -191,7 +191,7 @@ class RunWait:
 
         Raises: see `look`.
         """
-        from airflow_provider_aep.api.slots import when
+        from airflow_provider_aep.api.runs.slots import when
 
         text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {end.why}"
         if not end.is_slot:
@@ -365,7 +365,7 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
         following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)
     except Exception as error:  # a timetable of the user's own, which may want a database or its very own scheduler
         rule = f"the DAG's timetable does not tell when the next DAG run is due ({error!r}): give a moment"
-        raise InvalidExport("after", OWN_RUN, rule) from error
+        raise InvalidArgument("after", OWN_RUN, rule) from error
     if following is None or following.run_after <= dag_run.run_after:
         return None
     return int(following.run_after.timestamp() * 1000)

@@ -9,15 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import (
-    BASE_CONNECTIONS,
-    DATAFLOWS,
-    SOURCE_CONNECTIONS,
-    TARGET_CONNECTIONS,
-    Now,
-    Procedure,
-)
-from airflow_provider_aep.api.destinations import DATA_LAKE_SPEC, Kind
+from airflow_provider_aep.api.calls import BASE_CONNECTIONS, DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS
+from airflow_provider_aep.api.effects import Call, Procedure, ServerTime
 from airflow_provider_aep.api.entities import (
     BaseConnection,
     BaseConnectionId,
@@ -30,9 +23,10 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.api.marks import Maker, account_of, data_since_ms, is_marked
-from airflow_provider_aep.api.once import Wanted
-from airflow_provider_aep.api.schedule import (
+from airflow_provider_aep.api.provisioning.owner import Owner, account_of, data_since_ms, is_managed
+from airflow_provider_aep.api.provisioning.resource import Resource
+from airflow_provider_aep.destinations import DATA_LAKE_SPEC, DestinationType
+from airflow_provider_aep.schedules import (
     Schedule,
     end_seconds,
     folders_of,
@@ -66,44 +60,45 @@ class Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manner:
+class SetupPolicy:
     """How to set something up: what to do with one that exists, who makes it, how long lists may lag behind."""
 
     if_exists: IfExists
-    maker: Maker
-    settle_seconds: float
+    owner: Owner
+    visibility_seconds: float
     shares_name: bool = False  # a mapped task whose name was given, so that others may bear it, too
     waits: bool = False  # for the run of its own slot, which another interval would take away
 
     @property
     def first_look_seconds(self) -> float:
         """A first try believes an empty list; a later one waits for what an earlier one may have made."""
-        return self.settle_seconds if self.maker.again else 0
+        return self.visibility_seconds if self.owner.again else 0
 
     @property
     def takeover_seconds(self) -> float:
         """How long what another task has begun is watched before this one takes it over."""
-        return max(3.0, 3 * self.settle_seconds)
+        return max(3.0, 3 * self.visibility_seconds)
 
 
-class BaseWish(NamedTuple):
+class DesiredBaseConnection(NamedTuple):
     """A login at a storage account. `auth` is `{"specName": …, "params": {…}}` or None for the Data Landing Zone."""
 
     name: str
-    kind: Kind
+    destination_type: DestinationType
     auth: Mapping[str, Any] | None
     account: str = ""  # see `credentials.account`
 
     def __repr__(self) -> str:
-        return f"BaseWish(name={self.name!r}, kind={self.kind.name!r}, account={self.account!r})"
+        told = f"destination_type={self.destination_type.name!r}, account={self.account!r}"
+        return f"DesiredBaseConnection(name={self.name!r}, {told})"
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def resource(self) -> Resource:
+        return Resource(
             BASE_CONNECTIONS,
             self.name,
-            self.kind.connection_spec,
+            self.destination_type.connection_spec,
             lambda note: calls.create_base_connection(
-                self.name, self.kind.connection_spec, self.auth, description=note
+                self.name, self.destination_type.connection_spec, self.auth, description=note
             ),
             account=self.account,
         )
@@ -120,7 +115,7 @@ class BaseWish(NamedTuple):
             different.append(Difference("account", self.account, there))
         return different
 
-    def operations(self, found: BaseConnection, maker: Maker, now: datetime) -> list[dict[str, Any]]:
+    def operations(self, found: BaseConnection, owner: Owner, now: datetime) -> list[dict[str, Any]]:
         """JSON Patch that sends the credentials anew; `add` on /auth/params replaces the whole set.
 
         Another account goes into the mark, with the time of the change. Source: guide "Edit destinations".
@@ -129,20 +124,20 @@ class BaseWish(NamedTuple):
             return []
         operations = [{"op": "add", "path": "/auth/params", "value": dict(self.auth["params"])}]
         is_other = any(each.what == "account" for each in self.differences(found))
-        if is_marked(found) and (is_other or account_of(found) != self.account):
+        if is_managed(found) and (is_other or account_of(found) != self.account):
             data_ms = int(now.timestamp() * 1000) if is_other else data_since_ms(found)
-            operations.append(replacement("/description", self.wanted().mark(maker, data_ms=data_ms)))
+            operations.append(replacement("/description", self.resource().mark(owner, data_ms=data_ms)))
         return operations
 
 
-class SourceWish(NamedTuple):
+class DesiredSourceConnection(NamedTuple):
     """Which datasets."""
 
     name: str
     dataset_ids: tuple[DatasetId, ...]
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def resource(self) -> Resource:
+        return Resource(
             SOURCE_CONNECTIONS,
             self.name,
             DATA_LAKE_SPEC,
@@ -161,21 +156,21 @@ class SourceWish(NamedTuple):
         return _rename(self.name, found)
 
 
-class TargetWish(NamedTuple):
+class DesiredTargetConnection(NamedTuple):
     """Which place at which account, and in which format."""
 
     name: str
-    kind: Kind
+    destination_type: DestinationType
     base_connection_id: BaseConnectionId
     params: Mapping[str, Any]
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def resource(self) -> Resource:
+        return Resource(
             TARGET_CONNECTIONS,
             self.name,
-            self.kind.connection_spec,
+            self.destination_type.connection_spec,
             lambda note: calls.create_target_connection(
-                self.name, self.base_connection_id, self.kind.connection_spec, self.params, description=note
+                self.name, self.base_connection_id, self.destination_type.connection_spec, self.params, description=note
             ),
         )
 
@@ -192,18 +187,18 @@ class TargetWish(NamedTuple):
         ]
         return different
 
-    def operations(self, found: TargetConnection, maker: Maker, *, shares_name: bool = False) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found target connection as it is wanted, and says who did so.
+    def operations(self, found: TargetConnection, owner: Owner, *, shares_name: bool = False) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found target connection as it is resource, and says who did so.
 
-        `shares_name`: see `DataflowWish.operations`; of a whole export the dataflow says it.
+        `shares_name`: see `DesiredDataflow.operations`; of a whole export the dataflow says it.
         """
         operations = _rename(self.name, found)
         if not all(_is_same(value, found.params.get(member, False)) for member, value in self._asked.items()):
             # Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay.
             operations.append(replacement("/params", {**found.params, **self._asked}))
-        asked = shares_name and not maker.is_of_this_run(found)
-        if (operations or asked) and is_marked(found):  # so that no other mapped task of this DAG run changes it back
-            operations.append(replacement("/description", maker.description))
+        asked = shares_name and not owner.is_of_this_run(found)
+        if (operations or asked) and is_managed(found):  # so that no other mapped task of this DAG run changes it back
+            operations.append(replacement("/description", owner.description))
         return operations
 
     @property
@@ -212,31 +207,31 @@ class TargetWish(NamedTuple):
         return {"includeFileManifest": False, **self.params}
 
 
-class DataflowWish(NamedTuple):
+class DesiredDataflow(NamedTuple):
     """What goes where, how often."""
 
     name: str
-    kind: Kind
+    destination_type: DestinationType
     source_connection_id: SourceConnectionId
     target_connection_id: TargetConnectionId
     schedule: Schedule
     folder_template: str | None = None
     place: Sequence[tuple[str, str]] = ()  # what a step operator was told of the target connection's params
 
-    def wanted(self, now: datetime) -> Wanted:
-        def make(note: str) -> calls.Call[calls.Created]:
+    def resource(self, now: datetime) -> Resource:
+        def make(note: str) -> Call[calls.Created]:
             params = schedule_params(self.schedule, now=now, folder_template=self.folder_template)
             log.info("dataflow %r will run %s", self.name, schedule_text(self.schedule, params))
             return calls.create_dataflow(
                 self.name,
-                self.kind.flow_spec,
+                self.destination_type.flow_spec,
                 self.source_connection_id,
                 self.target_connection_id,
                 params,
                 description=note,
             )
 
-        return Wanted(DATAFLOWS, self.name, self.kind.flow_spec, make)
+        return Resource(DATAFLOWS, self.name, self.destination_type.flow_spec, make)
 
     def differences(self, found: Dataflow) -> list[Difference]:
         different = [
@@ -254,8 +249,8 @@ class DataflowWish(NamedTuple):
     def schedule_differences(self, found: Dataflow) -> list[tuple[str, str, str]]:
         return schedule_differences(self.schedule, self.folder_template, found.schedule)
 
-    def operations(self, found: Dataflow, now: datetime, manner: Manner) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found dataflow as it is wanted, and says who did so.
+    def operations(self, found: Dataflow, now: datetime, policy: SetupPolicy) -> list[dict[str, Any]]:
+        """JSON Patch that makes a found dataflow as it is resource, and says who did so.
 
         Whole objects, because of how `replace` works. A mapped task whose name others may bear says so even if it has
         nothing to change: another one of its DAG run must not change it then.
@@ -275,35 +270,35 @@ class DataflowWish(NamedTuple):
             if params != found.schedule:
                 operations.append(replacement("/scheduleParams", params))
                 moved |= _moved(found.schedule, params, now_ms)
-        asked = manner.shares_name and not manner.maker.is_of_this_run(found)
-        if is_marked(found) and (asked or any(each["path"] != "/name" for each in operations)):
-            operations.append(replacement("/description", manner.maker.remark(found, **moved)))
+        asked = policy.shares_name and not policy.owner.is_of_this_run(found)
+        if is_managed(found) and (asked or any(each["path"] != "/name" for each in operations)):
+            operations.append(replacement("/description", policy.owner.remark(found, **moved)))
         return operations
 
 
-class ExportWish(NamedTuple):
+class DesiredExport(NamedTuple):
     """A whole export. `base` makes or finds the login by name; `base_connection_id` names one that exists."""
 
     name: str
     dataset_ids: tuple[DatasetId, ...]
-    kind: Kind
+    destination_type: DestinationType
     target_params: Mapping[str, Any]
     schedule: Schedule
     folder_template: str | None = None
-    base: BaseWish | None = None
+    base: DesiredBaseConnection | None = None
     base_connection_id: BaseConnectionId = BaseConnectionId("")
 
     @property
-    def source(self) -> SourceWish:
-        return SourceWish(self.name, self.dataset_ids)
+    def source(self) -> DesiredSourceConnection:
+        return DesiredSourceConnection(self.name, self.dataset_ids)
 
-    def target(self, base: str) -> TargetWish:
-        return TargetWish(self.name, self.kind, BaseConnectionId(base), self.target_params)
+    def target(self, base: str) -> DesiredTargetConnection:
+        return DesiredTargetConnection(self.name, self.destination_type, BaseConnectionId(base), self.target_params)
 
-    def dataflow(self, source: str, target: str) -> DataflowWish:
-        return DataflowWish(
+    def dataflow(self, source: str, target: str) -> DesiredDataflow:
+        return DesiredDataflow(
             self.name,
-            self.kind,
+            self.destination_type,
             SourceConnectionId(source),
             TargetConnectionId(target),
             self.schedule,
@@ -343,14 +338,14 @@ def replacement(path: str, value: Any) -> dict[str, Any]:
 
 
 def _moved(before: Mapping[str, Any], after: Mapping[str, Any], now_ms: int) -> dict[str, int]:
-    """Whether another schedule has other slots, or other folders; what `Maker.remark` tells of that."""
+    """Whether another schedule has other slots, or other folders; what `Owner.remark` tells of that."""
     start_and_interval = (start_seconds(before), interval_seconds(before))
     moved = {} if start_and_interval == (start_seconds(after), interval_seconds(after)) else {"slots_ms": now_ms}
     return moved if folders_of(before) == folders_of(after) else {**moved, "data_ms": now_ms}
 
 
-def adobe_now() -> Procedure[datetime]:
-    return datetime.fromtimestamp((yield Now()) / 1000, UTC)
+def server_time() -> Procedure[datetime]:
+    return datetime.fromtimestamp((yield ServerTime()) / 1000, UTC)
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -20,12 +20,12 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_provider_aep.api.calls import Now, Procedure
+from airflow_provider_aep.api.effects import Procedure, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.errors import PlatformUnavailable, ReplyError
-from airflow_provider_aep.api.polling import poll, read_dataflows
-from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
-from airflow_provider_aep.wait import Wait
+from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
+from airflow_provider_aep.api.runs.poll import poll, read_dataflows
+from airflow_provider_aep.errors import PlatformUnavailable, ReplyError
+from airflow_provider_aep.subscription import Subscription
 
 if TYPE_CHECKING:
     from airflow_provider_aep.api.session import AsyncSession
@@ -53,18 +53,20 @@ SETTINGS_SECONDS = 900
 _JITTER = 0.05
 
 
-class Watch:
+class RunPoller:
     """Polls once for all its waits, from the first that joins until the last has left."""
 
-    def __init__(self, place: Place, open_session: Callable[[bool], Awaitable[AsyncSession]], learned: Learned) -> None:
-        self.waits: dict[Wait, None] = {}
+    def __init__(
+        self, place: Place, open_session: Callable[[bool], Awaitable[AsyncSession]], learned: Capabilities
+    ) -> None:
+        self.waits: dict[Subscription, None] = {}
         self._doubtful: set[str] = set()  # dataflows that the last list did not show
         self._name = f"sandbox {place[2]} of {place[1]}"
         self._open_session = open_session
-        self._watched = Watchlist(learned, self._changed)
+        self._watched = RunIndex(learned, self._changed)
         self._learned = learned
         self._loop = asyncio.get_running_loop()
-        self._to_wake: dict[Wait, bool] = {}  # whether its run has changed, or there is only a notice
+        self._to_wake: dict[Subscription, bool] = {}  # whether its run has changed, or there is only a notice
         self._sooner = asyncio.Event()
         self._polled_at = -math.inf
         self._next_at = math.inf  # a wait that joins may ask for an earlier poll ...
@@ -74,7 +76,7 @@ class Watch:
         # A context of its own: what is logged here belongs to no single task's log.
         self.task = self._loop.create_task(self._run(), name="aep-watch", context=contextvars.Context())
 
-    def join(self, wait: Wait) -> None:
+    def join(self, wait: Subscription) -> None:
         self.waits[wait] = None
         self._watched.add(wait)
         at = max(self._polled_at + wait.floor_seconds, self._loop.time() + GATHER_SECONDS)
@@ -82,17 +84,17 @@ class Watch:
             self._next_at = at
             self._sooner.set()
 
-    def leave(self, wait: Wait) -> None:
+    def leave(self, wait: Subscription) -> None:
         self.waits.pop(wait, None)
         self._to_wake.pop(wait, None)
         self._watched.remove(wait)
 
-    def _changed(self, wait: Awaited) -> None:
+    def _changed(self, wait: PendingRun) -> None:
         if wait in self.waits:
-            assert isinstance(wait, Wait)
+            assert isinstance(wait, Subscription)
             self._wake(wait, has_changed=True)
 
-    def _wake(self, wait: Wait, *, has_changed: bool) -> None:
+    def _wake(self, wait: Subscription, *, has_changed: bool) -> None:
         if not self._to_wake:
             self._loop.call_soon(self._wake_some)
         self._to_wake[wait] = has_changed or self._to_wake.get(wait, False)
@@ -171,21 +173,25 @@ class Watch:
         asked = {
             key: waiting
             for key, waiting in self._watched.next_dataflows(self._doubtful).items()
-            if any(self._polled_at - wait.joined_at >= wait.floor_seconds for wait in waiting if isinstance(wait, Wait))
+            if any(
+                self._polled_at - wait.joined_at >= wait.floor_seconds
+                for wait in waiting
+                if isinstance(wait, Subscription)
+            )
         }  # those that have only just joined were looked at by their tasks
         if not asked:
             return
         found = await session.run(read_dataflows(list(asked), self._learned))
         now_ms = int(await session.run(_adobe_time()))
-        lag_ms = int(session.settings.visibility_seconds * 1000)
+        visibility_ms = int(session.settings.visibility_seconds * 1000)
         is_sure = len(asked) == 1
         self._doubtful = set() if is_sure else {key for key in asked if key not in found}
         for key, waiting in asked.items():
             if key not in found and not is_sure:
                 continue
             for wait in waiting:
-                assert isinstance(wait, Wait)
-                wait.over = wait.why_over(found.get(key), now_ms, lag_ms)
+                assert isinstance(wait, Subscription)
+                wait.over = wait.why_over(found.get(key), now_ms, visibility_ms)
                 if wait.over:
                     self._watched.remove(wait)
                     self._changed(wait)
@@ -216,7 +222,7 @@ class Watch:
         for number, wait in enumerate(list(self.waits), start=1):
             if wait.is_open:
                 usual_ms = self._learned.durations_ms.get(wait.dataflow_id, 0)
-                seconds = min(seconds, wait.patience_seconds(self._polled_at, now_ms, usual_ms))
+                seconds = min(seconds, wait.poll_delay(self._polled_at, now_ms, usual_ms))
                 floor = min(floor, wait.floor_seconds)
             if number % LOOK_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -228,7 +234,7 @@ class Watch:
 
 
 def _adobe_time() -> Procedure[float]:
-    now_ms: float = yield Now()
+    now_ms: float = yield ServerTime()
     return now_ms
 
 
@@ -236,7 +242,7 @@ class _Loop:
     """The watches of one event loop, and the settings that each Airflow connection has given."""
 
     def __init__(self) -> None:
-        self.watches: dict[Key, Watch] = {}
+        self.watches: dict[Key, RunPoller] = {}
         self._settings: dict[tuple[str, str | None], tuple[float, Settings]] = {}
         self._look_ups: dict[tuple[str, str | None], asyncio.Task[Settings]] = {}
 
@@ -260,12 +266,12 @@ class _Loop:
             look_up.add_done_callback(keep)
         return await asyncio.shield(look_up)
 
-    def join(self, wait: Wait, settings: Settings, hook: AepHook) -> Watch:
+    def join(self, wait: Subscription, settings: Settings, hook: AepHook) -> RunPoller:
         key = (hook.aep_conn_id, settings)
         watch = self.watches.get(key)
         if watch is None or watch.task.done():
-            learned = _learned.setdefault(settings.where, Learned())
-            watch = Watch(settings.where, lambda anew: self._open(settings, hook, anew), learned)
+            learned = _learned.setdefault(settings.where, Capabilities())
+            watch = RunPoller(settings.where, lambda anew: self._open(settings, hook, anew), learned)
             self.watches[key] = watch
         watch.join(wait)
         return watch
@@ -282,7 +288,7 @@ class _Loop:
                 settings = now if now.where == settings.where else settings
         return hook.open_async_session(replace(settings, attempts=1))
 
-    async def leave(self, wait: Wait, watch: Watch, key: Key) -> None:
+    async def leave(self, wait: Subscription, watch: RunPoller, key: Key) -> None:
         watch.leave(wait)
         if watch.waits:
             return
@@ -295,7 +301,7 @@ class _Loop:
             await asyncio.wait([watch.task])  # until its sockets are closed
 
 
-_learned: dict[Place, Learned] = {}
+_learned: dict[Place, Capabilities] = {}
 _loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
 
@@ -306,7 +312,7 @@ def _here() -> _Loop:
 
 
 @asynccontextmanager
-async def joined(
+async def subscribe(
     hook: AepHook,
     *,
     dataflow_id: DataflowId,
@@ -316,15 +322,15 @@ async def joined(
     schedule: list[int | None] | None = None,
     floor_seconds: float,
     ceiling_seconds: float,
-) -> AsyncIterator[Wait]:
+) -> AsyncIterator[Subscription]:
     """A wait in the watch of the hook's Airflow connection and sandbox; left when the block is.
 
     Raises:
-        InvalidExport: the hook's connection cannot be right.
+        InvalidArgument: the hook's connection cannot be right.
     """
     here = _here()
     settings = await here.settings_of(hook)
-    wait = Wait(
+    wait = Subscription(
         dataflow_id,
         since_ms,
         run_id,

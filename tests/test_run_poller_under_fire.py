@@ -1,8 +1,8 @@
 """A night of everything at once: each wait ends exactly once, with its own run, and nobody asks too often.
 
-On the clock of `test_watch`, against the emulator: waits join, leave and are cancelled, the token ends, the secret is
-rotated, requests fail at random, Adobe asks to be left alone, is away for ten minutes, refuses filters, and shows runs
-late, among twenty thousand others.
+On the clock of `test_run_poller`, against the emulator: waits join, leave and are cancelled, the token ends, the secret
+is rotated, requests fail at random, Adobe asks to be left alone, is away for ten minutes, refuses filters, and shows
+runs late, among twenty thousand others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from airflow_provider_aep.api.entities import FlowRun
 from tests.emulator_client import START
-from tests.test_watch import EmulatorHook, Night, told
+from tests.test_run_poller import EmulatorHook, Night, told
 
 RUN_SECONDS = 900
 

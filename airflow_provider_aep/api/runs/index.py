@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_meant
-from airflow_provider_aep.api.errors import InvalidExport, RequestRefused, UnexpectedReply
 from airflow_provider_aep.api.wire import read_flow_run
+from airflow_provider_aep.errors import InvalidArgument, RequestRefused, UnexpectedReply
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _DAY_MS = 86_400_000
 
 
 @dataclass(eq=False, slots=True)
-class Awaited:
+class PendingRun:
     """One awaited run: a given one, or the earliest of a dataflow from `since_ms` to `until_ms`; then it is fixed."""
 
     dataflow_id: DataflowId
@@ -47,7 +47,7 @@ class Awaited:
 
 
 @dataclass
-class Learned:
+class Capabilities:
     """What a process has learned of Adobe: what it refuses, and how long the last run of each dataflow took."""
 
     refused: set[str] = field(default_factory=set)  # of "updatedAt", "createdAt", "orderby", "lists", "flow lists"
@@ -60,20 +60,20 @@ class Learned:
             log.warning("Adobe refuses %s in a question; asking without from now on: %s", each, refusal)
 
 
-class Watchlist:
+class RunIndex:
     """What is awaited, by what it is asked for. Any of it may come and go while a poll is under way.
 
     `on_change` is told of each one that has another run, another state or an error. One whose run has ended, or that
     has an error, is not asked for again.
     """
 
-    def __init__(self, learned: Learned, on_change: Callable[[Awaited], object]) -> None:
+    def __init__(self, learned: Capabilities, on_change: Callable[[PendingRun], object]) -> None:
         self.learned = learned
         self.since_ms = 0
         self._on_change = on_change
-        self._fresh: dict[Awaited, None] = {}  # not looked up yet
-        self._by_run: dict[str, dict[Awaited, None]] = {}
-        self._by_dataflow: dict[str, dict[Awaited, None]] = {}
+        self._fresh: dict[PendingRun, None] = {}  # not looked up yet
+        self._by_run: dict[str, dict[PendingRun, None]] = {}
+        self._by_dataflow: dict[str, dict[PendingRun, None]] = {}
         self._turn = 0
 
     @property
@@ -81,10 +81,10 @@ class Watchlist:
         """How many IDs there are to ask for."""
         return len(self._fresh) + len(self._by_run) + len(self._by_dataflow)
 
-    def add(self, awaited: Awaited) -> None:
+    def add(self, awaited: PendingRun) -> None:
         self._fresh[awaited] = None
 
-    def next_dataflows(self, first: Collection[str] = ()) -> dict[str, list[Awaited]]:
+    def next_dataflows(self, first: Collection[str] = ()) -> dict[str, list[PendingRun]]:
         """A hundred dataflows, in rotation, of waits that were looked up and have no run; or only one of `first`."""
         doubtful = [key for key in first if key in self._by_dataflow]
         keys = doubtful[:1] or list(islice(self._by_dataflow, 1 if "flow lists" in self.learned.refused else PART))
@@ -92,7 +92,7 @@ class Watchlist:
             self._by_dataflow[key] = self._by_dataflow.pop(key)  # to the end
         return {key: list(self._by_dataflow[key]) for key in keys}
 
-    def remove(self, awaited: Awaited) -> None:
+    def remove(self, awaited: PendingRun) -> None:
         self._fresh.pop(awaited, None)
         for index, key in ((self._by_run, awaited.run_id), (self._by_dataflow, awaited.dataflow_id)):
             group = index.get(key or "")
@@ -101,10 +101,10 @@ class Watchlist:
                 if not group:
                     del index[key or ""]
 
-    def fresh(self, now_ms: int) -> list[Part]:
+    def fresh(self, now_ms: int) -> list[Batch]:
         return parts_of(self._fresh, self.learned, now_ms)
 
-    def known(self, now_ms: int, *, at_most: int | None = None) -> list[Part] | None:
+    def known(self, now_ms: int, *, at_most: int | None = None) -> list[Batch] | None:
         """All that was looked up before; None if that takes more than `at_most` questions."""
         if at_most is not None and len(self._by_run) + len(self._by_dataflow) > at_most * PART:
             return None  # without looking at each
@@ -112,7 +112,7 @@ class Watchlist:
         parts = parts_of(chain.from_iterable(groups), self.learned, now_ms)
         return None if at_most is not None and len(parts) > at_most else parts
 
-    def next_part(self, now_ms: int) -> list[Part]:
+    def next_part(self, now_ms: int) -> list[Batch]:
         """The next hundred of what is known, given runs and dataflows by turns."""
         self._turn += 1
         indexes = [index for index in (self._by_run, self._by_dataflow) if index]
@@ -125,9 +125,9 @@ class Watchlist:
             index[key] = index.pop(key)  # to the end
         return [part]
 
-    def note(self, items: Iterable[Item]) -> dict[Awaited, None]:
+    def note(self, items: Iterable[Item]) -> dict[PendingRun, None]:
         """Take changed runs. Returns those that have no run yet, and of whose dataflow one has appeared."""
-        calling: dict[Awaited, None] = {}
+        calling: dict[PendingRun, None] = {}
         for item in items:
             waiting = self._by_run.get(item.get("id") or "")
             if waiting:
@@ -137,9 +137,9 @@ class Watchlist:
                     calling[each] = None
         return calling
 
-    def settle(self, part: Part, items: Iterable[Item]) -> None:
+    def settle(self, part: Batch, items: Iterable[Item]) -> None:
         """Take the complete answer to a question."""
-        earliest: dict[Awaited, Item] = {}
+        earliest: dict[PendingRun, Item] = {}
         for item in items:
             if item.get("id") in part.runs:
                 self._give(item, part.runs[item["id"]])
@@ -160,13 +160,13 @@ class Watchlist:
             if each.run_id == item["id"]:
                 self._give(item, [each])
 
-    def _index(self, awaited: Awaited) -> None:
+    def _index(self, awaited: PendingRun) -> None:
         if awaited.run_id:
             self._by_run.setdefault(awaited.run_id, {})[awaited] = None
         else:
             self._by_dataflow.setdefault(awaited.dataflow_id, {})[awaited] = None
 
-    def _give(self, item: Item, waiting: Iterable[Awaited]) -> None:
+    def _give(self, item: Item, waiting: Iterable[PendingRun]) -> None:
         try:
             run = read_flow_run(item)
         except UnexpectedReply as error:  # nobody else's run is the worse for it
@@ -187,7 +187,7 @@ class Watchlist:
             if before is None or (before.raw_status, before.has_ended) != (run.raw_status, run.has_ended):
                 self._on_change(each)
 
-    def fail(self, waiting: Iterable[Awaited], error: BaseException) -> None:
+    def fail(self, waiting: Iterable[PendingRun], error: BaseException) -> None:
         for each in list(waiting):
             each.error = error
             self.remove(each)
@@ -195,14 +195,14 @@ class Watchlist:
 
 
 @dataclass(slots=True)
-class Part:
+class Batch:
     """What one question asks for: waits by run ID or by dataflow ID; by both where the `whole` list is read."""
 
-    runs: dict[str, list[Awaited]] = field(default_factory=dict)
-    dataflows: dict[str, list[Awaited]] = field(default_factory=dict)
+    runs: dict[str, list[PendingRun]] = field(default_factory=dict)
+    dataflows: dict[str, list[PendingRun]] = field(default_factory=dict)
     whole: bool = False
 
-    def __iter__(self) -> Iterator[Awaited]:
+    def __iter__(self) -> Iterator[PendingRun]:
         return chain(*self.runs.values(), *self.dataflows.values())
 
     def __len__(self) -> int:
@@ -225,10 +225,10 @@ class Part:
         created = (each.run.created_ms if each.run else 0 for group in self.runs.values() for each in group)
         return int(min(min(created, default=math.inf), self.looks_back_to_ms))
 
-    def halves(self) -> list[Part]:
+    def halves(self) -> list[Batch]:
         runs, dataflows = list(self.runs.items()), list(self.dataflows.items())
         middle = len(self) // 2
-        return [Part(dict(runs[at]), dict(dataflows[at])) for at in (slice(middle), slice(middle, None))]
+        return [Batch(dict(runs[at]), dict(dataflows[at])) for at in (slice(middle), slice(middle, None))]
 
     def is_answered(self, items: Sequence[Item], order: str, since_ms: int) -> bool:
         """Whether the first pages of a list hold all that matters, if they show the order asked for, or Adobe's own.
@@ -249,20 +249,20 @@ class Part:
         )
 
 
-def another_dataflows(run: FlowRun, dataflow_id: str) -> InvalidExport:
+def another_dataflows(run: FlowRun, dataflow_id: str) -> InvalidArgument:
     """The error for a run, given by its ID, that is not of the dataflow that was given."""
-    return InvalidExport("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {dataflow_id}")
+    return InvalidArgument("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {dataflow_id}")
 
 
-def parts_of(awaited: Iterable[Awaited], learned: Learned, now_ms: int) -> list[Part]:
+def parts_of(awaited: Iterable[PendingRun], learned: Capabilities, now_ms: int) -> list[Batch]:
     """Questions of a hundred IDs each.
 
     Waits for a dataflow's run share one only with others that look about as far back, so that one that looks back for
     a year does not make Adobe list the history of all. Those of one dataflow are asked for together, as far back as the
     oldest of them looks: a rotation over dataflows would never come to the others.
     """
-    runs: dict[str, list[Awaited]] = {}
-    dataflows: dict[str, list[Awaited]] = {}
+    runs: dict[str, list[PendingRun]] = {}
+    dataflows: dict[str, list[PendingRun]] = {}
     for each in awaited:
         if each.run_id:
             runs.setdefault(each.run_id, []).append(each)
@@ -270,20 +270,20 @@ def parts_of(awaited: Iterable[Awaited], learned: Learned, now_ms: int) -> list[
             dataflows.setdefault(each.dataflow_id, []).append(each)
     singly = "lists" in learned.refused
     if singly and len(runs) + len(dataflows) > _MOST_SINGLY:
-        return [Part(runs, dataflows, whole=True)]
-    ages: dict[int, dict[str, list[Awaited]]] = {}
+        return [Batch(runs, dataflows, whole=True)]
+    ages: dict[int, dict[str, list[PendingRun]]] = {}
     for key, waiting in dataflows.items():
         age_ms = max(0, now_ms - min(each.since_ms for each in waiting))
         ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = waiting
     most = 1 if singly else PART
     return [
-        *(Part(runs=chunk) for chunk in _chunks(runs, most)),
-        *(Part(dataflows=chunk) for group in ages.values() for chunk in _chunks(group, most)),
+        *(Batch(runs=chunk) for chunk in _chunks(runs, most)),
+        *(Batch(dataflows=chunk) for group in ages.values() for chunk in _chunks(group, most)),
     ]
 
 
-def _chunks(group: Mapping[str, list[Awaited]], most: int) -> Iterator[dict[str, list[Awaited]]]:
-    chunk: dict[str, list[Awaited]] = {}
+def _chunks(group: Mapping[str, list[PendingRun]], most: int) -> Iterator[dict[str, list[PendingRun]]]:
+    chunk: dict[str, list[PendingRun]] = {}
     characters = 0
     for key, waiting in group.items():
         size = len(quote(key, safe="")) + 3  # a comma is sent as %2C

@@ -13,10 +13,9 @@ from airflow_provider_aep.api.calls import (
     DATAFLOWS,
     SOURCE_CONNECTIONS,
     TARGET_CONNECTIONS,
-    Kind,
-    Procedure,
-    together,
+    Collection,
 )
+from airflow_provider_aep.api.effects import Procedure, gather
 from airflow_provider_aep.api.entities import (
     BaseConnection,
     Dataflow,
@@ -24,18 +23,18 @@ from airflow_provider_aep.api.entities import (
     SourceConnection,
     TargetConnection,
 )
-from airflow_provider_aep.api.errors import EntityExists, EntityNotFound
-from airflow_provider_aep.api.marks import is_marked, is_superseded, is_unconfirmed
-from airflow_provider_aep.api.once import RaceLost, delete, look_for, only
-from airflow_provider_aep.api.steps import check_kind, flows_of, without_rivals
-from airflow_provider_aep.api.wishes import ExportWish, Manner, adobe_now
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, SetupPolicy, server_time
+from airflow_provider_aep.api.provisioning.ensure import check_kind, flows_of, without_rivals
+from airflow_provider_aep.api.provisioning.owner import is_managed, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.provisioning.resource import RaceLost, delete, look_for, only
+from airflow_provider_aep.errors import EntityExists, EntityNotFound
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Found:
-    """Of each kind all of the name, oldest first, and the one that is meant."""
+class ObservedExport:
+    """Of each collection all of the name, oldest first, and the one that is meant."""
 
     dataflow: Dataflow | None = None
     base: BaseConnection | None = None
@@ -47,32 +46,36 @@ class Found:
     targets: Sequence[TargetConnection] = ()
 
 
-def look(wish: ExportWish, manner: Manner) -> Procedure[Found]:
+def look(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExport]:
     """What there is, by four questions side by side.
 
     Raises:
         EntityNotFound: Adobe knows no base connection of the given ID.
         RaceLost: what a dataflow is attached to is gone; where it is the dataflow that is left over, that is gone, too.
     """
-    now = yield from adobe_now()
-    flow, source, target = wish.dataflow("", "").wanted(now), wish.source.wanted(), wish.target("").wanted()
-    base = wish.base.wanted() if wish.base else None
-    is_enough = (lambda found: any(map(source.fits, found))) if manner.if_exists == "update" else bool
-    seconds = manner.first_look_seconds
-    flows, sources, targets, bases, given = yield from together(
-        look_for(flow, settle_seconds=seconds),
-        look_for(source, is_enough, settle_seconds=seconds),
-        look_for(target, settle_seconds=seconds),
-        look_for(base, settle_seconds=seconds) if base else None,
-        iter(calls.get_entity(BASE_CONNECTIONS, wish.base_connection_id)) if wish.base_connection_id else None,
+    now = yield from server_time()
+    flow, source, target = (
+        desired.dataflow("", "").resource(now),
+        desired.source.resource(),
+        desired.target("").resource(),
+    )
+    base = desired.base.resource() if desired.base else None
+    is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
+    seconds = policy.first_look_seconds
+    flows, sources, targets, bases, given = yield from gather(
+        look_for(flow, visibility_seconds=seconds),
+        look_for(source, is_enough, visibility_seconds=seconds),
+        look_for(target, visibility_seconds=seconds),
+        look_for(base, visibility_seconds=seconds) if base else None,
+        iter(calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id)) if desired.base_connection_id else None,
     )
     if given:
-        check_kind("base_connection_id", given, wish.kind)
-    flows = yield from without_rivals(flow, flows, manner)
+        check_kind("base_connection_id", given, desired.destination_type)
+    flows = yield from without_rivals(flow, flows, policy)
     dataflow = only(flow, flows)
     if dataflow is None and sources:
-        dataflow = yield from _flow_of_another_name(wish, sources, targets)
-    found = Found(dataflow, flows=flows, base=given, bases=bases or (), sources=sources, targets=targets)
+        dataflow = yield from _flow_of_another_name(desired, sources, targets)
+    found = ObservedExport(dataflow, flows=flows, base=given, bases=bases or (), sources=sources, targets=targets)
     logins = [each for each in found.bases if not is_superseded(each)]
     if dataflow is None:
         # Whose source connection is the oldest counts then, whether it fits or not.
@@ -99,30 +102,30 @@ def look(wish: ExportWish, manner: Manner) -> Procedure[Found]:
     return found
 
 
-def if_there(kind: Kind, entity_id: str) -> Procedure[Any | None]:
+def if_there(collection: Collection, entity_id: str) -> Procedure[Any | None]:
     try:
-        return (yield from calls.get_entity(kind, entity_id))
+        return (yield from calls.get_entity(collection, entity_id))
     except EntityNotFound:
         return None
 
 
-def _attached(kind: Kind, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:
+def _attached(collection: Collection, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:
     """The source or target connection of a dataflow.
 
     Raises:
         RaceLost: it is gone. Where the dataflow is still there and this provider made it, it has been deleted now.
         EntityExists: it is gone, and somebody else made the dataflow.
     """
-    entity = yield from if_there(kind, entity_id)
+    entity = yield from if_there(collection, entity_id)
     if entity:
         return entity
-    what = f"{kind.title} {entity_id} of dataflow {dataflow.name!r} ({dataflow.id}) is gone"
+    what = f"{collection.title} {entity_id} of dataflow {dataflow.name!r} ({dataflow.id}) is gone"
     try:  # only now, since another task may have attached another one before it removed this one
         dataflow = yield from calls.get_dataflow(DataflowId(dataflow.id))
     except EntityNotFound:
         raise RaceLost(what) from None
     if entity_id in (dataflow.source_connection_id, dataflow.target_connection_id):
-        if not is_marked(dataflow):
+        if not is_managed(dataflow):
             raise EntityExists(f"{what}; delete that dataflow, or give the export another name")
         log.warning("%s; making it anew", what)
         yield from delete(DATAFLOWS, dataflow.id)
@@ -130,7 +133,7 @@ def _attached(kind: Kind, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:
 
 
 def _flow_of_another_name(
-    wish: ExportWish, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
+    desired: DesiredExport, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
 ) -> Procedure[Dataflow | None]:
     """The dataflow of this export where somebody has renamed it; making another would export everything twice.
 
@@ -140,8 +143,8 @@ def _flow_of_another_name(
     others: list[tuple[SourceConnection, Dataflow]] = []
     for source in sources:
         for flow in (yield from flows_of("sourceConnectionIds", source.id)):
-            same_kind = flow.spec_id == wish.kind.flow_spec
-            if same_kind and flow.name == wish.name:
+            same_kind = flow.spec_id == desired.destination_type.flow_spec
+            if same_kind and flow.name == desired.name:
                 raise RaceLost(f"dataflow {flow.name!r} ({flow.id}) was made this very moment")
             if same_kind and flow.target_connection_id in [each.id for each in targets]:
                 return flow

@@ -17,9 +17,11 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api.calls import Call, Now, Together
+from airflow_provider_aep.api.effects import Call, Gather, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
+from airflow_provider_aep.api.runs.poll import ABREAST, OVERLAP_MS, poll
+from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
     OutcomeUnknown,
@@ -28,8 +30,6 @@ from airflow_provider_aep.api.errors import (
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.polling import ABREAST, OVERLAP_MS, poll
-from airflow_provider_aep.api.watchlist import Awaited, Learned, Watchlist
 
 START_MS = 1_800_000_000_000
 MINUTE, DAY = 60_000, 86_400_000
@@ -121,16 +121,16 @@ class ModelAdobe:
             return end.value
 
     def _step(self, step: Any) -> tuple[Any, AepError | None]:
-        if isinstance(step, Now):
+        if isinstance(step, ServerTime):
             return self.now_ms + (0 if self._has_replied else self.local_skew_ms), None
-        if isinstance(step, Together):
+        if isinstance(step, Gather):
             return self._side_by_side(step)
         try:
             return self._answer(step), None
         except AepError as error:
             return None, error
 
-    def _side_by_side(self, step: Together) -> tuple[Any, AepError | None]:
+    def _side_by_side(self, step: Gather) -> tuple[Any, AepError | None]:
         errors: list[AepError] = []
         active: list[list[Any]] = [[procedure, None, None] for procedure in step.procedures]
         self.most_abreast = max(self.most_abreast, len(active))
@@ -252,16 +252,16 @@ class Scene:
     """An Adobe and a watchlist, with a note of everything that the list's owner is told."""
 
     adobe: ModelAdobe
-    told: list[tuple[Awaited, str, bool]] = field(default_factory=list)
+    told: list[tuple[PendingRun, str, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watched = Watchlist(Learned(), self._note)
+        self.watched = RunIndex(Capabilities(), self._note)
 
-    def _note(self, each: Awaited) -> None:
+    def _note(self, each: PendingRun) -> None:
         self.told.append((each, each.run.raw_status if each.run else "", bool(each.run and each.run.has_ended)))
 
-    def wait(self, dataflow_id: str = "", *, since_ms: int = 0, run_id: str = "") -> Awaited:
-        awaited = Awaited(DataflowId(dataflow_id), since_ms, FlowRunId(run_id) if run_id else None)
+    def wait(self, dataflow_id: str = "", *, since_ms: int = 0, run_id: str = "") -> PendingRun:
+        awaited = PendingRun(DataflowId(dataflow_id), since_ms, FlowRunId(run_id) if run_id else None)
         self.watched.add(awaited)
         return awaited
 
@@ -298,8 +298,8 @@ class Script:
         self.scene = Scene(adobe)
         self.chance = adobe.chance = random.Random(seed)
         self.failing, self.late_ms = failing, late_ms
-        self.waits: list[Awaited] = []
-        self.owners: dict[Awaited, str] = {}
+        self.waits: list[PendingRun] = []
+        self.owners: dict[PendingRun, str] = {}
         self.dataflows = [f"flow-{number:04d}" for number in range(dataflows)]
         for name in self.dataflows[:: self.chance.randint(2, 5)]:
             for _ in range(self.chance.randint(1, 2)):
@@ -369,7 +369,7 @@ class Script:
             if quiet:
                 self._check_now(wait)
 
-    def _check_first_sight(self, wait: Awaited, began_ms: int, known: set[str]) -> None:
+    def _check_first_sight(self, wait: PendingRun, began_ms: int, known: set[str]) -> None:
         """It is the earliest of the runs that a list showed when the poll began; some are made in that same moment."""
         run = self.adobe.runs[str(wait.run_id)]
         assert run.dataflow_id == wait.dataflow_id
@@ -377,7 +377,7 @@ class Script:
         before = self.adobe.earliest(wait.dataflow_id, wait.since_ms, at_ms=began_ms, among=known)
         assert before is None or (run.created_ms, run.id) <= (before.created_ms, before.id)
 
-    def _check_now(self, wait: Awaited) -> None:
+    def _check_now(self, wait: PendingRun) -> None:
         if wait.run_id is None:
             assert self.adobe.earliest(wait.dataflow_id, wait.since_ms, at_ms=self.adobe.now_ms) is None
             return
@@ -388,7 +388,7 @@ class Script:
 
     def check_told(self) -> None:
         """Every change was told once, and the end of a run last."""
-        states: dict[Awaited, list[tuple[str, bool]]] = {}
+        states: dict[PendingRun, list[tuple[str, bool]]] = {}
         for wait, status, ended in self.scene.told:
             states.setdefault(wait, []).append((status, ended))
         for wait in self.waits:
@@ -486,7 +486,7 @@ def test_the_rotation_comes_to_each_wait_of_a_dataflow(refused: set[str], others
 # -- what it costs --------------------------------------------------------------------------------------------------
 
 
-def many(scene: Scene, count: int, *, pinned: bool) -> list[Awaited]:
+def many(scene: Scene, count: int, *, pinned: bool) -> list[PendingRun]:
     waits = []
     for number in range(count):
         name = f"{number:08d}-bbbb-4bbb-8bbb-bbbbbbbbbbbb"

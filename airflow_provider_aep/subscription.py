@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.slots import ending, fingerprint
-from airflow_provider_aep.api.watchlist import Awaited
+from airflow_provider_aep.api.runs.index import PendingRun
+from airflow_provider_aep.api.runs.slots import ending, fingerprint
 
 _GROWTH = 0.1  # a wait that has lasted an hour is looked at every six minutes, if its ceiling allows
 
@@ -15,7 +15,7 @@ class WaitIsOver(Exception):
     """The run that is waited for may never come; the task has to look and decide."""
 
 
-class Wait(Awaited):
+class Subscription(PendingRun):
     """One trigger's place in a watch."""
 
     __slots__ = (
@@ -90,16 +90,18 @@ class Wait(Awaited):
         now = asyncio.get_running_loop().time()
         return f"for {now - self.joined_at:.0f} s, Adobe last answered {now - self.polled_at:.0f} s ago"
 
-    def why_over(self, dataflow: Dataflow | None, now_ms: int, lag_ms: int) -> str:
+    def why_over(self, dataflow: Dataflow | None, now_ms: int, visibility_ms: int) -> str:
         """Why the task has to look whether its run will ever come; "" while there is no reason."""
         if dataflow is None:
             return f"dataflow {self.dataflow_id} is gone"
         if self.schedule is not None and fingerprint(dataflow.schedule) != self.schedule:
             return f"the schedule of dataflow {self.dataflow_id} was changed"
-        end = ending(dataflow, since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, lag_ms=lag_ms)
+        end = ending(
+            dataflow, since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, visibility_ms=visibility_ms
+        )
         return f"dataflow {self.dataflow_id}: {end.why}" if end else ""
 
-    def patience_seconds(self, now: float, now_ms: float, usual_ms: int) -> float:
+    def poll_delay(self, now: float, now_ms: float, usual_ms: int) -> float:
         """How long this wait can do without a poll: a tenth of the time that has passed, between floor and ceiling.
 
         Not beyond the moment from which its run can exist, or at which a run as old as the last one of its dataflow

@@ -13,26 +13,25 @@ from airflow_provider_aep.api.calls import (
     DATAFLOWS,
     SOURCE_CONNECTIONS,
     TARGET_CONNECTIONS,
-    Procedure,
-    together,
+    Collection,
 )
-from airflow_provider_aep.api.calls import Kind as Collection
+from airflow_provider_aep.api.effects import Procedure, gather
 from airflow_provider_aep.api.entities import Dataflow, FlowRun
-from airflow_provider_aep.api.errors import EntityExists, ExportChanged
-from airflow_provider_aep.api.marks import data_since_ms, maker_of
-from airflow_provider_aep.api.schedule import end_seconds
-from airflow_provider_aep.api.slots import when
-from airflow_provider_aep.api.wishes import (
-    BaseWish,
-    DataflowWish,
+from airflow_provider_aep.api.provisioning.desired import (
+    DesiredBaseConnection,
+    DesiredDataflow,
+    DesiredExport,
+    DesiredSourceConnection,
+    DesiredTargetConnection,
     Difference,
     ExportIds,
-    ExportWish,
-    Manner,
-    SourceWish,
-    TargetWish,
+    SetupPolicy,
     ends_soon,
 )
+from airflow_provider_aep.api.provisioning.owner import data_since_ms, owner_of
+from airflow_provider_aep.api.runs.slots import when
+from airflow_provider_aep.errors import EntityExists, ExportChanged
+from airflow_provider_aep.schedules import end_seconds
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +39,30 @@ _LONGEST_CHANGE_MS = 120_000  # from reading Adobe's time to the PATCH of a data
 
 
 class Comparison(NamedTuple):
-    """What is at Adobe, and in what it differs from a wish."""
+    """What is at Adobe, and in what it differs from a desired."""
 
-    kind: Collection
+    collection: Collection
     found: Any
     differences: Sequence[Difference]
     is_shared: bool = False  # with other exports, so that its mere existence is no reason to refuse
 
     @property
     def title(self) -> str:
-        return f"{self.kind.title} {self.found.name!r} ({self.found.id})"
+        return f"{self.collection.title} {self.found.name!r} ({self.found.id})"
 
 
 def compare(
-    kind: Collection, wish: BaseWish | SourceWish | TargetWish | DataflowWish, found: Any, *, is_shared: bool = False
+    collection: Collection,
+    desired: DesiredBaseConnection | DesiredSourceConnection | DesiredTargetConnection | DesiredDataflow,
+    found: Any,
+    *,
+    is_shared: bool = False,
 ) -> Comparison:
-    different = [Difference("name", wish.name, found.name, may_stay=True)] if found.name != wish.name else []
-    return Comparison(kind, found, [*different, *wish.differences(found)], is_shared)
+    different = [Difference("name", desired.name, found.name, may_stay=True)] if found.name != desired.name else []
+    return Comparison(collection, found, [*different, *desired.differences(found)], is_shared)
 
 
-def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
+def settle(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
     """Tell what differs, or refuse it all at once; nothing has been changed by then.
 
     Raises:
@@ -67,46 +70,46 @@ def settle(comparisons: Sequence[Comparison], manner: Manner) -> None:
             "reuse", and other data would be exported than the user wants, or to another place; "update", and a
             difference is one that Adobe cannot change, or that another mapped task of the same DAG run has just made.
     """
-    if manner.if_exists == "fail":
+    if policy.if_exists == "fail":
         refused = [
             f"{each.title}: {'; '.join(map(str, each.differences)) or 'it does not differ from what the DAG says'}"
             for each in comparisons
-            if not each.is_shared and (each.differences or not manner.maker.may_have_made(each.found))
+            if not each.is_shared and (each.differences or not policy.owner.may_have_made(each.found))
         ]
         if refused:
             raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
     telling = [
-        each._replace(differences=[different for different in each.differences if not _may_stay(different, manner)])
+        each._replace(differences=[different for different in each.differences if not _may_stay(different, policy)])
         for each in comparisons
     ]
     for each in telling:
         fixed = [different for different in each.differences if different.is_fixed]
-        if fixed and manner.if_exists == "update":
+        if fixed and policy.if_exists == "update":
             raise EntityExists(cannot_change(each._replace(differences=fixed)))
     telling = [each for each in telling if each.differences]
     # Whichever of its entities tells of it: each mapped task has the whole export be as it asks for.
     is_asked = any(each.what != "name" for comparison in comparisons for each in comparison.differences)
-    asked = telling or (is_asked and manner.if_exists == "update")
+    asked = telling or (is_asked and policy.if_exists == "update")
     own = [each.found for each in comparisons if not each.is_shared] if asked else []
-    siblings = [maker_of(found) for found in own if manner.maker.is_sibling(found)]
+    siblings = [owner_of(found) for found in own if policy.owner.is_sibling(found)]
     if siblings and not telling:
         telling = [each for each in comparisons if each.differences]
-    if siblings or (telling and manner.if_exists == "reuse"):
-        raise EntityExists(_would_export_otherwise(telling, siblings, manner))
+    if siblings or (telling and policy.if_exists == "reuse"):
+        raise EntityExists(_would_export_otherwise(telling, siblings, policy))
     for each in comparisons:
         for different in each.differences:
-            if manner.if_exists == "update":
+            if policy.if_exists == "update":
                 log.info("%s: %s; updating it", each.title, different)
             else:
                 log.warning("%s is reused as it is: %s", each.title, different)
 
 
-def _may_stay(different: Difference, manner: Manner) -> bool:
+def _may_stay(different: Difference, policy: SetupPolicy) -> bool:
     """Whether the same data lands in the same place all the same, and a run comes for the task to wait for."""
-    return different.may_stay and not (manner.waits and different.what in ("interval", "timeUnit"))
+    return different.may_stay and not (policy.waits and different.what in ("interval", "timeUnit"))
 
 
-def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequence[str], manner: Manner) -> str:
+def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequence[str], policy: SetupPolicy) -> str:
     told = "; ".join(f"{each.title}: {'; '.join(map(str, each.differences))}" for each in comparisons)
     if siblings:
         way_out = (
@@ -117,7 +120,7 @@ def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequenc
         way_out = "Adobe cannot change that: give the export another name, or delete this one"
     else:
         way_out = "set if_exists='update' to change it, or give the export another name"
-    return f"if_exists is {manner.if_exists!r}, and other data would be exported than the DAG says: {told}; {way_out}"
+    return f"if_exists is {policy.if_exists!r}, and other data would be exported than the DAG says: {told}; {way_out}"
 
 
 def cannot_change(comparison: Comparison) -> str:
@@ -125,24 +128,24 @@ def cannot_change(comparison: Comparison) -> str:
     return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
 
 
-def check_run_is_of(wish: ExportWish, ids: ExportIds, run: FlowRun) -> Procedure[None]:
+def check_run_is_of(desired: DesiredExport, ids: ExportIds, run: FlowRun) -> Procedure[None]:
     """What a run has exported is what the task asked for: the export is so now, and was so when the run was created.
 
     Raises:
         ExportChanged: somebody has changed it meanwhile, or it was changed after the run was created.
         EntityNotFound: a part of it is gone.
     """
-    base, source, target, dataflow = yield from together(
+    base, source, target, dataflow = yield from gather(
         iter(calls.get_entity(BASE_CONNECTIONS, ids.base_connection_id)),
         iter(calls.get_source_connection(ids.source_connection_id)),
         iter(calls.get_target_connection(ids.target_connection_id)),
         iter(calls.get_dataflow(ids.dataflow_id)),
     )
     comparisons = (
-        compare(BASE_CONNECTIONS, wish.base, base) if wish.base else Comparison(BASE_CONNECTIONS, base, ()),
-        compare(SOURCE_CONNECTIONS, wish.source, source),
-        compare(TARGET_CONNECTIONS, wish.target(ids.base_connection_id), target),
-        compare(DATAFLOWS, wish.dataflow(source.id, target.id), dataflow),
+        compare(BASE_CONNECTIONS, desired.base, base) if desired.base else Comparison(BASE_CONNECTIONS, base, ()),
+        compare(SOURCE_CONNECTIONS, desired.source, source),
+        compare(TARGET_CONNECTIONS, desired.target(ids.base_connection_id), target),
+        compare(DATAFLOWS, desired.dataflow(source.id, target.id), dataflow),
     )
     for each in comparisons:
         different = [str(different) for different in each.differences if not different.may_stay]

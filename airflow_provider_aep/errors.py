@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "AepError",
+    "AmbiguousName",
     "EntityExists",
     "EntityNotFound",
     "ExportChanged",
     "FlowRunFailed",
-    "InvalidExport",
+    "InvalidArgument",
     "OutcomeUnknown",
     "PlatformUnavailable",
     "RequestRefused",
-    "SeveralEntities",
     "UnexpectedReply",
     "VersionConflict",
 ]
@@ -33,7 +33,7 @@ class AepError(Exception):
     is_final: ClassVar[bool] = True
 
 
-class InvalidExport(AepError, ValueError):
+class InvalidArgument(AepError, ValueError):
     """The DAG asks for something that Adobe does not offer. The author's move; nothing was sent."""
 
     def __init__(self, argument: str, value: object, rule: str) -> None:
@@ -42,7 +42,7 @@ class InvalidExport(AepError, ValueError):
         self.value = value
         self.rule = rule
 
-    def __reduce__(self) -> tuple[type[InvalidExport], tuple[str, object, str]]:
+    def __reduce__(self) -> tuple[type[InvalidArgument], tuple[str, object, str]]:
         return type(self), (self.argument, self.value, self.rule)
 
 
@@ -53,7 +53,7 @@ class EntityExists(AepError):
     """
 
 
-class SeveralEntities(AepError):
+class AmbiguousName(AepError):
     """Several entities bear one name, and which is meant cannot be known. Somebody has to delete or rename one."""
 
 

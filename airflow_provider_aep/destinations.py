@@ -14,7 +14,7 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +37,12 @@ __all__ = [
     "AzureBlob",
     "DataLandingZone",
     "Destination",
+    "DestinationType",
     "GoogleCloudStorage",
-    "Kind",
     "Sftp",
     "check_format",
+    "destination_type",
     "is_literal",
-    "kind_of",
     "target_params",
 ]
 
@@ -116,7 +116,7 @@ class Rule(NamedTuple):
     text: str
 
 
-class Kind(NamedTuple):
+class DestinationType(NamedTuple):
     """All that is particular to one kind of destination."""
 
     name: str
@@ -135,9 +135,9 @@ _OBJECT_STORE_PATH = Rule(
 )
 
 #: The six destinations. Sources of the IDs: seed and current version of the tutorial, which agree.
-DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
+DESTINATIONS: Mapping[type, DestinationType] = MappingProxyType(
     {
-        AmazonS3: Kind(
+        AmazonS3: DestinationType(
             name="Amazon S3",
             connection_spec="4fce964d-3f37-408f-9778-e597338a21ee",
             flow_spec="269ba276-16fc-47db-92b0-c1049a3c131f",
@@ -152,7 +152,7 @@ DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
             },
             logins=("S3AccessKey", "S3AssumedRole"),
         ),
-        AzureBlob: Kind(
+        AzureBlob: DestinationType(
             name="Azure Blob Storage",
             connection_spec="6d6b59bf-fb58-4107-9064-4d246c0e5bb2",
             flow_spec="95bd8965-fc8a-4119-b9c3-944c2c2df6d2",
@@ -170,7 +170,7 @@ DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
             },
             logins=("AzureConnectionString",),
         ),
-        AdlsGen2: Kind(
+        AdlsGen2: DestinationType(
             name="Azure Data Lake Gen2",
             connection_spec="be2c3209-53bc-47e7-ab25-145db8b873e1",
             flow_spec="17be2013-2549-41ce-96e7-a70363bec293",
@@ -178,7 +178,7 @@ DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
             rules={},
             logins=("AdlsServicePrincipal",),
         ),
-        DataLandingZone: Kind(
+        DataLandingZone: DestinationType(
             name="Data Landing Zone",
             connection_spec="10440537-2a7b-4583-ac39-ed38d4b848e8",
             flow_spec="cd2fc47e-e838-4f38-a581-8fff2f99b63a",
@@ -186,7 +186,7 @@ DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
             rules={},
             logins=(),
         ),
-        GoogleCloudStorage: Kind(
+        GoogleCloudStorage: DestinationType(
             name="Google Cloud Storage",
             connection_spec="c5d93acb-ea8b-4b14-8f53-02138444ae99",
             flow_spec="585c15c4-6cbf-4126-8f87-e26bff78b657",
@@ -203,7 +203,7 @@ DESTINATIONS: Mapping[type, Kind] = MappingProxyType(
             },
             logins=("GcsHmacKey",),
         ),
-        Sftp: Kind(
+        Sftp: DestinationType(
             name="SFTP",
             connection_spec="36965a81-b1c6-401b-99f8-22508f1e6a26",
             flow_spec="354d6aad-4754-46e4-a576-1b384561c440",
@@ -223,34 +223,34 @@ def is_literal(value: object) -> bool:
     return not hasattr(value, "resolve") or hasattr(value, "__fspath__")
 
 
-def kind_of(destination: object) -> Kind:
+def destination_type(destination: object) -> DestinationType:
     """The registry row of a destination.
 
     Raises:
-        InvalidExport: not one of the six types, such as the plain list that a destination sent through XCom becomes.
+        InvalidArgument: not one of the six types, such as the plain list that a destination sent through XCom becomes.
     """
     try:
         return DESTINATIONS[type(destination)]
     except KeyError:
         names = ", ".join(kind.__name__ for kind in DESTINATIONS)
-        raise InvalidExport("destination", destination, f"must be one of {names}") from None
+        raise InvalidArgument("destination", destination, f"must be one of {names}") from None
 
 
 def check_format(file_type: str, compression: str, *, allow_uncompressed_json: bool = False) -> None:
     """Check how files are written; a template or upstream output passes until it is rendered.
 
     Raises:
-        InvalidExport: unknown value, or JSON without GZIP, which Adobe no longer allows (the tutorial's samples of 2023
-            still show it). Source: Export datasets tutorial, "Create a target connection".
+        InvalidArgument: unknown value, or JSON without GZIP, which Adobe no longer allows (the tutorial's samples of
+            2023 still show it). Source: Export datasets tutorial, "Create a target connection".
     """
     for argument, value, allowed in (
         ("file_type", file_type, ("JSON", "PARQUET")),
         ("compression", compression, ("NONE", "GZIP")),
     ):
         if is_literal(value) and value not in allowed:
-            raise InvalidExport(argument, value, f"must be {allowed[0]} or {allowed[1]}, in capitals")
+            raise InvalidArgument(argument, value, f"must be {allowed[0]} or {allowed[1]}, in capitals")
     if (file_type, compression) == ("JSON", "NONE") and not allow_uncompressed_json:
-        raise InvalidExport("compression", compression, "must be GZIP: Adobe exports JSON only compressed")
+        raise InvalidArgument("compression", compression, "must be GZIP: Adobe exports JSON only compressed")
 
 
 def target_params(
@@ -266,9 +266,9 @@ def target_params(
     `fileType`, though the spec requires it, belongs to audience exports and is not sent.
 
     Raises:
-        InvalidExport: not a destination, a wrong value, or one that is still a template.
+        InvalidArgument: not a destination, a wrong value, or one that is still a template.
     """
-    kind = kind_of(destination)
+    kind = destination_type(destination)
     values = destination._asdict()
     for argument, value in {
         **{f"destination.{name}": value for name, value in values.items()},
@@ -276,10 +276,12 @@ def target_params(
         "compression": compression,
     }.items():
         if not is_literal(value):
-            raise InvalidExport(argument, value, "is still a template or an upstream output: it has not been rendered")
+            raise InvalidArgument(
+                argument, value, "is still a template or an upstream output: it has not been rendered"
+            )
     check_format(file_type, compression, allow_uncompressed_json=allow_uncompressed_json)
     if include_file_manifest is not None and not isinstance(include_file_manifest, bool):
-        raise InvalidExport("include_file_manifest", include_file_manifest, "must be True, False or None")
+        raise InvalidArgument("include_file_manifest", include_file_manifest, "must be True, False or None")
     params: dict[str, Any] = {"mode": "Server-to-server"}
     # Checked once more: `_replace` makes a tuple without asking its type.
     params |= {kind.wire[name]: _checked(type(destination), name, value) for name, value in values.items()}
@@ -291,7 +293,7 @@ def target_params(
 
 def place_params(destination: Destination) -> tuple[tuple[str, str], ...]:
     """What of a target connection's `params` a destination decides: (("bucketName", …), ("path", …))."""
-    kind = kind_of(destination)
+    kind = destination_type(destination)
     return tuple((kind.wire[name], value) for name, value in destination._asdict().items())
 
 
@@ -302,11 +304,11 @@ def _checked(destination: type, field: str, value: Text) -> str:
     argument = f"destination.{field}"
     kind = DESTINATIONS[destination]
     if not isinstance(value, str):
-        raise InvalidExport(argument, value, f"must be text for {kind.name}")
+        raise InvalidArgument(argument, value, f"must be text for {kind.name}")
     rule = kind.rules.get(field)
     if rule is None or re.fullmatch(rule.pattern, value, re.ASCII):
         return value
-    raise InvalidExport(argument, value, rule.text + _advice(field, value))
+    raise InvalidArgument(argument, value, rule.text + _advice(field, value))
 
 
 def _advice(field: str, value: str) -> str:

@@ -24,20 +24,20 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.errors import AccessDenied, InvalidExport, RequestRefused
+from airflow_provider_aep.api.runs.index import Batch, Capabilities
+from airflow_provider_aep.api.runs.slots import fingerprint
 from airflow_provider_aep.api.session import AsyncSession
 from airflow_provider_aep.api.settings import Settings
-from airflow_provider_aep.api.slots import fingerprint
-from airflow_provider_aep.api.watchlist import Learned, Part
 from airflow_provider_aep.emulator import Clock
+from airflow_provider_aep.errors import AccessDenied, InvalidArgument, RequestRefused
 from airflow_provider_aep.hooks import AepHook
-from airflow_provider_aep.wait import Wait, WaitIsOver
-from airflow_provider_aep.watch import WAKE_AT_ONCE, Watch, joined
+from airflow_provider_aep.run_poller import WAKE_AT_ONCE, RunPoller, subscribe
+from airflow_provider_aep.subscription import Subscription, WaitIsOver
 from tests.conftest import settings_for_tests
 from tests.emulator_client import START, Adobe
 
 
-async def change(wait: Wait) -> FlowRun:
+async def change(wait: Subscription) -> FlowRun:
     """The next change of its run; notices of outages are passed over."""
     while isinstance(news := await wait.change(), str):
         pass
@@ -151,8 +151,8 @@ class Night:
         ceiling: float = 3600,
         since: float = 0,
         schedule: list[int | None] | None = None,
-    ) -> AsyncIterator[Wait]:
-        async with joined(
+    ) -> AsyncIterator[Subscription]:
+        async with subscribe(
             hook or EmulatorHook(self),
             dataflow_id=DataflowId(self.dataflow),
             run_id=FlowRunId(run_id) if run_id else None,
@@ -405,16 +405,16 @@ def test_ten_thousand_that_end_at_once_are_woken_a_few_at_a_time() -> None:
         await asyncio.sleep(100_000)
         raise AssertionError
 
-    async def one(wait: Wait) -> None:
+    async def one(wait: Subscription) -> None:
         nonlocal done
         await change(wait)
         done += 1
 
     async def work() -> None:
         nonlocal most
-        watch = Watch(("", "", "", ""), never, Learned())
+        watch = RunPoller(("", "", "", ""), never, Capabilities())
         waits = [
-            Wait(DataflowId("x"), 0, FlowRunId(str(number)), floor_seconds=1, ceiling_seconds=1, joined_at=0)
+            Subscription(DataflowId("x"), 0, FlowRunId(str(number)), floor_seconds=1, ceiling_seconds=1, joined_at=0)
             for number in range(10_000)
         ]
         for wait in waits:
@@ -422,7 +422,7 @@ def test_ten_thousand_that_end_at_once_are_woken_a_few_at_a_time() -> None:
         ends = [asyncio.create_task(one(wait)) for wait in waits]
         await asyncio.sleep(1)
         run = {"id": "", "flowId": "x", "metrics": {"statusSummary": {"status": "success"}}}
-        watch._watched.settle(Part(runs={"": list(waits)}), [run])
+        watch._watched.settle(Batch(runs={"": list(waits)}), [run])
         while done < len(waits):
             before = done
             await asyncio.sleep(0)
@@ -508,7 +508,9 @@ def test_intervals_differ_between_processes(night: Night) -> None:
 
 
 def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name.endswith("aep.watch") and each.levelno == level]
+    return [
+        each.getMessage() for each in caplog.records if each.name.endswith("aep.run_poller") and each.levelno == level
+    ]
 
 
 def test_an_outage_of_ten_minutes_is_survived_with_one_warning(night: Night, caplog: pytest.LogCaptureFixture) -> None:
@@ -621,12 +623,12 @@ def test_one_refusal_is_a_whim_and_three_end_the_waits(night: Night) -> None:
 
 
 def test_a_connection_that_is_wrong_ends_its_waits_with_one_look_up(night: Night) -> None:
-    night.connection_trouble = InvalidExport("org_id", "", "must be 24 hexadecimal digits and @AdobeOrg")
+    night.connection_trouble = InvalidArgument("org_id", "", "must be 24 hexadecimal digits and @AdobeOrg")
 
     async def work() -> list[Any]:
         return await asyncio.gather(*(night.end("x") for _ in range(100)), return_exceptions=True)
 
-    assert {InvalidExport} == {type(error) for error in night.run(work())}
+    assert {InvalidArgument} == {type(error) for error in night.run(work())}
     assert len(night.look_ups) == 1
 
 

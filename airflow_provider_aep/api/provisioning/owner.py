@@ -21,7 +21,7 @@ _TASK = re.compile(r"(?P<task>.*), run (?P<run>.*?)(?:, map index \d+)?", re.DOT
 
 
 @dataclass(frozen=True)
-class Maker:
+class Owner:
     """Who sets something up, written into the description of what it makes.
 
     `task` is the same in every try of one task of one DAG run, `session` is not; `again` says that an earlier try may
@@ -54,11 +54,11 @@ class Maker:
 
     def is_sibling(self, entity: Entity) -> bool:
         """Another mapped task of the same DAG run made it, or was the last to change it."""
-        return self.is_of_this_run(entity) and maker_of(entity) != self.task
+        return self.is_of_this_run(entity) and owner_of(entity) != self.task
 
     def is_of_this_run(self, entity: Entity) -> bool:
         """This task or another mapped one of the same DAG run made it, or was the last to change it."""
-        other, own = _TASK.fullmatch(maker_of(entity)), _TASK.fullmatch(self.task)
+        other, own = _TASK.fullmatch(owner_of(entity)), _TASK.fullmatch(self.task)
         return bool(other and own and other.groupdict() == own.groupdict())
 
     def remark(self, entity: Entity, *, slots_ms: int = 0, data_ms: int = 0) -> str:
@@ -72,12 +72,12 @@ class Maker:
         return self.description + told + (f", data since {data}" if data else "")
 
 
-def is_marked(entity: Entity) -> bool:
+def is_managed(entity: Entity) -> bool:
     """It was made by this provider, for whatever task."""
     return entity.description.startswith(MARK)
 
 
-def maker_of(entity: Entity) -> str:
+def owner_of(entity: Entity) -> str:
     """The task that made an entity, or was the last to change it: "dag.task, run …"; "" if it bears no mark."""
     return _told(entity, "task")
 
@@ -107,9 +107,9 @@ def _told(entity: Entity, what: str) -> str:
 
 def is_unconfirmed(entity: Entity) -> bool:
     """Its maker may still take it back, so nothing may rest on it yet."""
-    return is_marked(entity) and entity.description.endswith(UNCONFIRMED)
+    return is_managed(entity) and entity.description.endswith(UNCONFIRMED)
 
 
 def is_superseded(entity: Entity) -> bool:
     """Tasks have agreed on another one; this one is about to be deleted."""
-    return is_marked(entity) and entity.description.endswith(SUPERSEDED)
+    return is_managed(entity) and entity.description.endswith(SUPERSEDED)

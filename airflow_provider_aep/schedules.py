@@ -10,14 +10,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_provider_aep.api.destinations import is_literal
-from airflow_provider_aep.api.errors import InvalidExport
+from airflow_provider_aep.destinations import is_literal
+from airflow_provider_aep.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self, TypeAlias
 
-    from airflow_provider_aep.api.destinations import Upstream
+    from airflow_provider_aep.destinations import Upstream
 
     Number: TypeAlias = int | str | Upstream | None
     Instant: TypeAlias = datetime | str | Upstream | None
@@ -59,14 +59,16 @@ class Every(NamedTuple("Every", [("hours", Any), ("days", Any), ("start", Any), 
     `end` it is `DEFAULT_EXPORT_YEARS` later.
 
     Raises:
-        InvalidExport: an interval that Adobe does not offer, or a time without a zone or in the wrong order.
+        InvalidArgument: an interval that Adobe does not offer, or a time without a zone or in the wrong order.
     """
 
     __slots__ = ()
 
     def __new__(cls, hours: Number = None, days: Number = None, start: Instant = None, end: Instant = None) -> Self:
         if (hours is None) == (days is None):
-            raise InvalidExport("schedule", f"Every(hours={hours!r}, days={days!r})", "give hours or days, one of them")
+            raise InvalidArgument(
+                "schedule", f"Every(hours={hours!r}, days={days!r})", "give hours or days, one of them"
+            )
         hours = _hours(hours) if is_literal(hours) else hours
         days = _days(days) if is_literal(days) else days
         _check_times(start, end)
@@ -96,7 +98,7 @@ def schedule_params(schedule: Schedule, *, now: datetime, folder_template: str |
     "endTime": 1833667610}, and "foldernameTemplate" if one is given. `now` has a zone.
 
     Raises:
-        InvalidExport: not a schedule, still a template, or no slot is left before the end.
+        InvalidArgument: not a schedule, still a template, or no slot is left before the end.
     """
     params: dict[str, str | int] = {**_frequency(schedule), **_times(schedule, now, None, None)}
     if folder_template is not None:
@@ -207,28 +209,28 @@ def check_folder_template(text: str) -> None:
     A Jinja template or upstream output passes until it is rendered.
 
     Raises:
-        InvalidExport: empty, a macro that Adobe does not know, a stray %, or a step up (..).
+        InvalidArgument: empty, a macro that Adobe does not know, a stray %, or a step up (..).
     """
     if not is_literal(text):
         return
     if not isinstance(text, str) or not text.strip():
-        raise InvalidExport("folder_template", text, "must be a text that is not empty")
+        raise InvalidArgument("folder_template", text, "must be a text that is not empty")
     if ".." in text.split("/"):
-        raise InvalidExport("folder_template", text, "must not hold the step .., which would leave the path")
+        raise InvalidArgument("folder_template", text, "must not hold the step .., which would leave the path")
     pieces = text.split("%")
     if len(pieces) % 2 == 0:
-        raise InvalidExport("folder_template", text, "holds a % that belongs to no macro")
+        raise InvalidArgument("folder_template", text, "holds a % that belongs to no macro")
     allowed = ", ".join(f"%{macro}%" for macro in _MACROS) + ", %DATETIME(YYYYMMdd_HHmmss)%"
     for macro in pieces[1::2]:
         form = macro.removeprefix("DATETIME(").removesuffix(")")
         is_datetime = macro == f"DATETIME({form})" and form.translate({95: None, 45: None}).isalpha()
         if macro not in _MACROS and not is_datetime:
-            raise InvalidExport("folder_template", text, f"%{macro}% is no macro of Adobe's; those are {allowed}")
+            raise InvalidArgument("folder_template", text, f"%{macro}% is no macro of Adobe's; those are {allowed}")
 
 
 def _rendered_template(folder_template: str) -> str:
     if not is_literal(folder_template):
-        raise InvalidExport("folder_template", folder_template, "has not been rendered")
+        raise InvalidArgument("folder_template", folder_template, "has not been rendered")
     check_folder_template(folder_template)
     return folder_template
 
@@ -240,14 +242,14 @@ def _hours(hours: object) -> int | None:
     rule = "must be 3, 6, 9, 12 or 24"
     if number == 8:
         rule += "; Adobe's user interface offers 3, 6, 8 and 12 hours, but its API takes 9 and refuses 8"
-    raise InvalidExport("schedule.hours", hours, rule)
+    raise InvalidArgument("schedule.hours", hours, rule)
 
 
 def _days(days: object) -> int | None:
     number = _number("schedule.days", days)
     if number in (None, 1):
         return number
-    raise InvalidExport("schedule.days", days, "must be 1: Adobe exports daily or every 3, 6, 9 or 12 hours")
+    raise InvalidArgument("schedule.days", days, "must be 1: Adobe exports daily or every 3, 6, 9 or 12 hours")
 
 
 def _number(argument: str, value: object) -> int | None:
@@ -256,7 +258,7 @@ def _number(argument: str, value: object) -> int | None:
         return int(value)
     if value is None or type(value) is int:
         return value
-    raise InvalidExport(argument, value, "must be a whole number")
+    raise InvalidArgument(argument, value, "must be a whole number")
 
 
 def _check_times(start: object, end: object) -> None:
@@ -266,34 +268,34 @@ def _check_times(start: object, end: object) -> None:
     end_seconds = _epoch("schedule.end", end) if end_known else None
     # Compared in seconds: two datetimes of one zone would compare by their wall clocks, wrong across a clock change.
     if start_seconds is not None and end_seconds is not None and end_seconds <= start_seconds:
-        raise InvalidExport("schedule.end", str(end), f"must be later than schedule.start = {start}")
+        raise InvalidArgument("schedule.end", str(end), f"must be later than schedule.start = {start}")
 
 
 def _epoch(argument: str, value: object) -> int:
     """Seconds since 1970 UTC."""
     example = "a datetime with a zone, or an ISO 8601 text with one such as 2026-01-01T00:00:00Z"
     if isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdigit()):
-        raise InvalidExport(argument, value, f"must be {example}; not a count of seconds or milliseconds")
+        raise InvalidArgument(argument, value, f"must be {example}; not a count of seconds or milliseconds")
     instant = value
     if isinstance(value, str):
         try:
             instant = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise InvalidExport(argument, value, f"must be {example}") from None
+            raise InvalidArgument(argument, value, f"must be {example}") from None
     if not isinstance(instant, datetime):
-        raise InvalidExport(argument, value, f"must be {example}")
+        raise InvalidArgument(argument, value, f"must be {example}")
     if instant.utcoffset() is None:
-        raise InvalidExport(argument, str(value), f"has no zone: must be {example}")
+        raise InvalidArgument(argument, str(value), f"has no zone: must be {example}")
     return int(instant.timestamp())
 
 
 def _frequency(schedule: Schedule) -> dict[str, str | int]:
     """The members that every schedule has; also the place where a rendered schedule is known to be one."""
     if not isinstance(schedule, Every | Once):
-        raise InvalidExport("schedule", schedule, "must be Every(…) or Once(…)")
+        raise InvalidArgument("schedule", schedule, "must be Every(…) or Once(…)")
     for name, value in schedule._asdict().items():
         if not is_literal(value):
-            raise InvalidExport(f"schedule.{name}", value, "is still a template or an upstream output: not rendered")
+            raise InvalidArgument(f"schedule.{name}", value, "is still a template or an upstream output: not rendered")
     if isinstance(schedule, Once):
         return {"interval": 0, "timeUnit": "day", "exportMode": "DAILY_FULL_EXPORT"}
     hours = 24 * schedule.days if schedule.days else schedule.hours
@@ -334,7 +336,9 @@ def _times(schedule: Schedule, now: datetime, found_start: int | None, found_end
     if schedule.end is not None:
         end = _epoch("schedule.end", schedule.end)
         if end <= start:
-            raise InvalidExport("schedule.end", str(schedule.end), f"leaves no slot: the first would be {_text(start)}")
+            raise InvalidArgument(
+                "schedule.end", str(schedule.end), f"leaves no slot: the first would be {_text(start)}"
+            )
     elif found_end is not None and found_end > max(start, now_seconds):
         end = found_end
     else:

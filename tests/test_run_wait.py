@@ -14,12 +14,12 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, RunError, RunStatus
-from airflow_provider_aep.api.errors import AccessDenied, AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.api.session import Session
+from airflow_provider_aep.errors import AccessDenied, AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.run_wait import RunWait, WaitTimeout, backstop, deadline_after, read_event, seen_text
 from airflow_provider_aep.sensors import AepDataflowRunSensor
-from airflow_provider_aep.waiting import RunWait, WaitTimeout, backstop, deadline_after, read_event, seen_text
-from tests.setups import Adobe, wish
+from tests.setups import Adobe, desired
 
 RUN = FlowRun(
     FlowRunId("run-1"),
@@ -114,7 +114,7 @@ def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adobe = Adobe()
-    flow = adobe.task(wish()).dataflow_id
+    flow = adobe.task(desired()).dataflow_id
     caplog.clear()
     caplog.set_level(logging.INFO)
 
@@ -136,7 +136,7 @@ def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
     assert [text.partition(":")[0] for text in told(3)] == ["GET /runs"]
     assert told() == ["Adobe answers again; the wait goes on"]
     with monkeypatch.context() as hours:
-        hours.setattr("airflow_provider_aep.waiting.SIGN_OF_LIFE_SECONDS", 0)
+        hours.setattr("airflow_provider_aep.run_wait.SIGN_OF_LIFE_SECONDS", 0)
         (sign,) = told(1)
     assert sign.startswith(f"still waiting for a run of dataflow {flow}; for ")
     run_id = adobe.platform.start_run(flow)["id"]

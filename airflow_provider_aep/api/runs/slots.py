@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from airflow_provider_aep.api.entities import VANISHING, Dataflow
-from airflow_provider_aep.api.schedule import end_seconds, interval_seconds, start_seconds
+from airflow_provider_aep.schedules import end_seconds, interval_seconds, start_seconds
 
 
 class Window(NamedTuple):
@@ -99,19 +99,21 @@ class Ending(NamedTuple):
     is_slot: bool
 
 
-def ending(dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, lag_ms: int) -> Ending | None:
-    """Why a wait that has no run yet is over, or None. `lag_ms`: how late lists may show a run.
+def ending(
+    dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int
+) -> Ending | None:
+    """Why a wait that has no run yet is over, or None. `visibility_ms`: how late lists may show a run.
 
     The one decision of worker and triggerer. A run under way is none of its business: it is waited for in any case.
     """
-    if until_ms is not None and now_ms >= until_ms + lag_ms:
+    if until_ms is not None and now_ms >= until_ms + visibility_ms:
         return Ending(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
     if dataflow.state == VANISHING:
         return Ending("it is being deleted", False)
     if dataflow.state in ("disabled", "disabling"):
         return Ending("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)
     end = end_seconds(dataflow.schedule)
-    if until_ms is None and end is not None and now_ms >= end * 1000 + lag_ms:
+    if until_ms is None and end is not None and now_ms >= end * 1000 + visibility_ms:
         return Ending(f"it has ended at {when(end * 1000)}: if_exists='update' gives it a later end", False)
     return None
 

@@ -12,16 +12,16 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api.calls import list_page
-from airflow_provider_aep.api.destinations import DataLandingZone, Sftp, kind_of, target_params
-from airflow_provider_aep.api.errors import EntityExists, PlatformUnavailable, RequestRefused, SeveralEntities
-from airflow_provider_aep.api.exports import set_up_export
-from airflow_provider_aep.api.marks import MARK
-from airflow_provider_aep.api.schedule import Every
+from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
+from airflow_provider_aep.api.provisioning.export import set_up_export
+from airflow_provider_aep.api.provisioning.owner import MARK
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.api.wishes import BaseWish, ExportIds, ExportWish
+from airflow_provider_aep.destinations import DataLandingZone, Sftp, destination_type, target_params
+from airflow_provider_aep.errors import AmbiguousName, EntityExists, PlatformUnavailable, RequestRefused
+from airflow_provider_aep.schedules import Every
 from tests.conftest import settings_for_tests
 from tests.faulty_line import FaultyLine, by_chance, served_emulator
-from tests.setups import DATASETS, KINDS, WAYS, Adobe, base_wish, manner, one_of_each, wish
+from tests.setups import DATASETS, KINDS, WAYS, Adobe, desired, desired_base, one_of_each, policy
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ TELLING = ("other datasets", "another place")
 def test_reuse_tells_what_differs_and_changes_nothing(
     adobe: Adobe, caplog: pytest.LogCaptureFixture, drift: str
 ) -> None:
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     happen, told = DRIFT[drift]
     happen(adobe)
     adobe.platform.requests.clear()
-    assert adobe.task(wish(), name="run 2") == ids
+    assert adobe.task(desired(), name="run 2") == ids
     (warning,) = warnings_in(caplog)
     assert warning.endswith(f"is reused as it is: {told}")
     assert all(request.startswith("GET") for request in adobe.requests())
@@ -86,12 +86,12 @@ def test_reuse_tells_what_differs_and_changes_nothing(
 @pytest.mark.parametrize("drift", TELLING)
 @pytest.mark.parametrize("way", WAYS)
 def test_reuse_refuses_to_export_other_data_than_the_dag_says(adobe: Adobe, drift: str, way: str) -> None:
-    adobe.task(wish(), way=WAYS[way])
+    adobe.task(desired(), way=WAYS[way])
     happen, told = DRIFT[drift]
     happen(adobe)
     adobe.platform.requests.clear()
     with pytest.raises(EntityExists) as caught:
-        adobe.task(wish(), name="run 2", way=WAYS[way])
+        adobe.task(desired(), name="run 2", way=WAYS[way])
     assert "other data would be exported than the DAG says: " in str(caught.value)
     assert told in str(caught.value)
     assert str(caught.value).endswith("set if_exists='update' to change it, or give the export another name")
@@ -100,50 +100,50 @@ def test_reuse_refuses_to_export_other_data_than_the_dag_says(adobe: Adobe, drif
 
 @pytest.mark.parametrize("drift", DRIFT)
 def test_update_puts_it_right(adobe: Adobe, caplog: pytest.LogCaptureFixture, drift: str) -> None:
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     DRIFT[drift][0](adobe)
-    updated = adobe.task(wish(), name="run 2", if_exists="update")
+    updated = adobe.task(desired(), name="run 2", if_exists="update")
     assert updated.dataflow_id == ids.dataflow_id
-    adobe.is_one_export(wish(), updated)
+    adobe.is_one_export(desired(), updated)
     caplog.clear()
-    adobe.task(wish(), name="run 3")
+    adobe.task(desired(), name="run 3")
     assert warnings_in(caplog) == []
 
 
 @pytest.mark.parametrize("drift", DRIFT)
 def test_fail_names_the_difference(adobe: Adobe, drift: str) -> None:
-    adobe.task(wish(), if_exists="fail")
+    adobe.task(desired(), if_exists="fail")
     DRIFT[drift][0](adobe)
     for name, again in (("run 2", False), ("dag.export, run 1", True)):
         with pytest.raises(EntityExists) as caught:
-            adobe.task(wish(), name=name, again=again, if_exists="fail")
+            adobe.task(desired(), name=name, again=again, if_exists="fail")
         assert DRIFT[drift][1] in str(caught.value)
 
 
 def test_fail_lets_the_task_itself_go_on_where_it_died(adobe: Adobe) -> None:
-    ids = adobe.task(wish(), if_exists="fail")
-    assert adobe.task(wish(), if_exists="fail", again=True) == ids
+    ids = adobe.task(desired(), if_exists="fail")
+    assert adobe.task(desired(), if_exists="fail", again=True) == ids
     with pytest.raises(EntityExists, match=r"there is already source connection 'dag.export'.*it does not differ"):
-        adobe.task(wish(), name="run 2", if_exists="fail")
+        adobe.task(desired(), name="run 2", if_exists="fail")
 
 
 def test_fail_does_not_mind_a_login_that_others_use(adobe: Adobe) -> None:
-    adobe.task(wish("first"))
-    adobe.task(wish("second"), name="run 2", if_exists="fail")
+    adobe.task(desired("first"))
+    adobe.task(desired("second"), name="run 2", if_exists="fail")
     assert adobe.count() == {"connections": 1, "sourceConnections": 2, "targetConnections": 2, "flows": 2}
 
 
 def test_all_differences_are_told_at_once_and_nothing_is_changed_if_one_cannot_be(adobe: Adobe) -> None:
-    adobe.task(wish())
+    adobe.task(desired())
     disabled(adobe)
     another_place(adobe)
     with pytest.raises(EntityExists) as caught:
-        adobe.task(wish(), name="run 2", if_exists="fail")
+        adobe.task(desired(), name="run 2", if_exists="fail")
     assert "path is" in str(caught.value)
     assert "state is" in str(caught.value)
     adobe.platform.requests.clear()
     with pytest.raises(EntityExists, match="Adobe cannot change that"):
-        adobe.task(wish(base=base_wish("another login")), name="run 2", if_exists="update")
+        adobe.task(desired(base=desired_base("another login")), name="run 2", if_exists="update")
     assert all(request.startswith("GET") for request in adobe.requests())
 
 
@@ -151,7 +151,7 @@ def test_the_log_tells_the_first_slot_and_an_end_that_nobody_chose(
     adobe: Adobe, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    adobe.task(wish(schedule=Every(hours=3, start="2026-01-01T00:00Z")))
+    adobe.task(desired(schedule=Every(hours=3, start="2026-01-01T00:00Z")))
     (told,) = [text for text in caplog.messages if "will run" in text]
     assert told.startswith("dataflow 'dag.export' will run every 3 hours from 2027-01-")
     assert told.endswith("(start given as 2026-01-01T00:00:00Z; end not given: 5 years)")
@@ -159,12 +159,12 @@ def test_the_log_tells_the_first_slot_and_an_end_that_nobody_chose(
 
 def test_an_end_that_is_near_is_warned_of(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
     """Exports without a chosen end stop in silence six months after they were made."""
-    adobe.task(wish(schedule=Every(hours=3)))
+    adobe.task(desired(schedule=Every(hours=3)))
     adobe.the("flows")["scheduleParams"]["endTime"] = int(adobe.clock.now()) + 86_400
-    adobe.task(wish(schedule=Every(hours=3)), name="run 2")
+    adobe.task(desired(schedule=Every(hours=3)), name="run 2")
     (warning,) = warnings_in(caplog)
     assert "will end at 2027-01-16" in warning
-    adobe.task(wish(schedule=Every(hours=3)), name="run 3", if_exists="update")
+    adobe.task(desired(schedule=Every(hours=3)), name="run 3", if_exists="update")
     assert adobe.the("flows")["scheduleParams"]["endTime"] > adobe.clock.now() + 86_400 * 365
 
 
@@ -172,17 +172,17 @@ def test_an_end_that_is_near_is_warned_of(adobe: Adobe, caplog: pytest.LogCaptur
 
 
 def test_a_login_is_made_once_for_all_exports_and_rotated_in_place(adobe: Adobe) -> None:
-    ids = [adobe.task(wish(f"export {number}"), name=f"task {number}") for number in range(3)]
+    ids = [adobe.task(desired(f"export {number}"), name=f"task {number}") for number in range(3)]
     assert len({each.base_connection_id for each in ids}) == 1
-    rotated = base_wish(secret="n3w" + "b" * 37)
-    assert adobe.task(wish("export 0", base=rotated), name="task 0", if_exists="update") == ids[0]
+    rotated = desired_base(secret="n3w" + "b" * 37)
+    assert adobe.task(desired("export 0", base=rotated), name="task 0", if_exists="update") == ids[0]
     assert adobe.count()["connections"] == 1
 
 
 def test_a_login_may_be_given_by_its_id(adobe: Adobe) -> None:
-    base = adobe.task(wish("first")).base_connection_id
+    base = adobe.task(desired("first")).base_connection_id
     adobe.platform.requests.clear()
-    ids = adobe.task(wish("second", base=None, base_connection_id=base))
+    ids = adobe.task(desired("second", base=None, base_connection_id=base))
     assert ids.base_connection_id == base
     assert "GET /connections" not in adobe.requests()
 
@@ -190,13 +190,15 @@ def test_a_login_may_be_given_by_its_id(adobe: Adobe) -> None:
 def test_an_id_that_means_no_login_is_refused_as_adobe_does(adobe: Adobe) -> None:
     missing = "5d9f1ae2-0000-4000-8000-000000000001"
     with pytest.raises(RequestRefused, match=missing):
-        adobe.task(wish(base=None, base_connection_id=missing))
+        adobe.task(desired(base=None, base_connection_id=missing))
 
 
 def test_the_landing_zone_has_no_secret(adobe: Adobe) -> None:
     place = DataLandingZone(path="nightly")
-    kind, params = kind_of(place), target_params(place, file_type="JSON", compression="GZIP")
-    zone = wish(kind=kind, target_params=params, base=BaseWish("airflow landing zone", kind, None))
+    kind, params = destination_type(place), target_params(place, file_type="JSON", compression="GZIP")
+    zone = desired(
+        destination_type=kind, target_params=params, base=DesiredBaseConnection("airflow landing zone", kind, None)
+    )
     ids = adobe.task(zone)
     assert adobe.task(zone, name="run 2", if_exists="update") == ids
 
@@ -206,42 +208,42 @@ def test_the_landing_zone_has_no_secret(adobe: Adobe) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_of_one_name_made_by_others(adobe: Adobe, kind: str) -> None:
-    adobe.task(wish())
+    adobe.task(desired())
     twin = {**adobe.the(kind), "id": "5d9f1ae2-0000-4000-8000-000000000001", "description": "by hand"}
     adobe.platform.sandbox().collections[kind].add(twin)
-    with pytest.raises(SeveralEntities) as caught:
-        adobe.task(wish(), name="run 2")
+    with pytest.raises(AmbiguousName) as caught:
+        adobe.task(desired(), name="run 2")
     assert all(each["id"] in str(caught.value) for each in adobe.platform.live(kind))
 
 
 def test_an_export_made_by_others_is_taken_on_and_updated(adobe: Adobe) -> None:
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     for kind in KINDS:
         adobe.the(kind)["description"] = "made with curl"
-    assert adobe.task(wish(), name="run 2") == ids
-    changed = wish(dataset_ids=(DATASETS[1],))
+    assert adobe.task(desired(), name="run 2") == ids
+    changed = desired(dataset_ids=(DATASETS[1],))
     adobe.is_one_export(changed, adobe.task(changed, name="run 3", if_exists="update"))
 
 
 def test_half_an_export_made_by_others_is_completed(adobe: Adobe) -> None:
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     for kind in KINDS:
         adobe.the(kind)["description"] = "made with curl"
     adobe.platform.sandbox().collections["flows"].remove(ids.dataflow_id)
-    completed = adobe.task(wish(), name="run 2")
+    completed = adobe.task(desired(), name="run 2")
     assert completed[:3] == ids[:3]
-    adobe.is_one_export(wish(), completed)
+    adobe.is_one_export(desired(), completed)
 
 
 def test_a_source_connection_of_another_export_is_not_taken(adobe: Adobe) -> None:
     """The destination was changed in the DAG, but not the name: the old dataflow would go on unseen."""
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     place = Sftp(remote_path="nightly")
-    kind = kind_of(place)
-    moved: ExportWish = wish(
-        kind=kind,
+    kind = destination_type(place)
+    moved: DesiredExport = desired(
+        destination_type=kind,
         target_params=target_params(place, file_type="PARQUET", compression="GZIP"),
-        base=BaseWish("airflow sftp", kind, {"specName": "x", "params": {}}),
+        base=DesiredBaseConnection("airflow sftp", kind, {"specName": "x", "params": {}}),
     )
     with pytest.raises(EntityExists, match=f"belongs to dataflow 'dag.export' \\({ids.dataflow_id}\\)"):
         adobe.task(moved, name="run 2")
@@ -250,26 +252,26 @@ def test_a_source_connection_of_another_export_is_not_taken(adobe: Adobe) -> Non
 
 def test_two_dataflows_that_died_tasks_have_made_become_the_older_one(adobe: Adobe) -> None:
     """Possible only where lists lag behind for longer than they are waited for; the next run heals it."""
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     flow = adobe.the("flows")
     twin = {**flow, "id": "5d9f1ae2-0000-4000-8000-000000000001", "createdAt": flow["createdAt"] + 1}
     assert flow["description"].startswith(MARK)
     adobe.platform.sandbox().collections["flows"].add(twin)
-    assert adobe.task(wish(), name="run 2") == ids
-    adobe.is_one_export(wish(), ids)
+    assert adobe.task(desired(), name="run 2") == ids
+    adobe.is_one_export(desired(), ids)
 
 
 def test_a_task_that_is_alive_is_waited_for(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
     """Its source connection stands there without a dataflow, which then appears."""
     caplog.set_level(logging.INFO)
-    ids = adobe.task(wish())
+    ids = adobe.task(desired())
     flows = adobe.platform.sandbox().collections["flows"]
     flow = flows.items[ids.dataflow_id]
     flows.remove(ids.dataflow_id)
     adobe.platform.store.visible_now = flows._visible_now
     flows.add(flow, flows._visible_now() + 8)
     # A dataflow that no list shows yet still holds its source connection, so it cannot be taken over.
-    assert adobe.task(wish(), name="run 2") == ids
+    assert adobe.task(desired(), name="run 2") == ids
     assert "another task is setting up export 'dag.export'" in caplog.text
     assert adobe.made() == one_of_each()
 
@@ -290,11 +292,11 @@ def test_a_dead_tasks_request_that_arrives_after_another_took_over_is_refused(ad
 
     adobe.respond = hold  # type: ignore[method-assign]
     with pytest.raises(Killed):
-        adobe.task(wish())
+        adobe.task(desired())
     adobe.respond = respond  # type: ignore[method-assign]
-    ids = adobe.task(wish(), name="run 2")
+    ids = adobe.task(desired(), name="run 2")
     assert respond(held[0]).status_code == 400
-    adobe.is_one_export(wish(), ids)
+    adobe.is_one_export(desired(), ids)
 
 
 # Mixtures of faults
@@ -306,7 +308,7 @@ def test_two_hundred_exports_with_trouble_at_a_fifth_of_all_requests(way: str) -
     adobe.faults.mix(0.2, seed=7)
     number = 200 if way == "whole" else 60
     ids = {
-        name: adobe.task(wish(name), way=WAYS[way], name=f"task of {name}", tries=10)
+        name: adobe.task(desired(name), way=WAYS[way], name=f"task of {name}", tries=10)
         for name in (f"export {each}" for each in range(number))
     }
     adobe.faults.clear()
@@ -329,7 +331,7 @@ def test_exports_over_a_line_that_breaks(tmp_path: Path) -> None:
                     suppress(PlatformUnavailable),
                     Session(settings, sleep=lambda seconds: time.sleep(seconds / 200)) as session,
                 ):
-                    made[name] = session.run(set_up_export(wish(name), manner(f"task of {name}", again=attempt > 0)))
+                    made[name] = session.run(set_up_export(desired(name), policy(f"task of {name}", again=attempt > 0)))
                     break
         assert line.struck > 15
         line.choose = lambda _: "none"

@@ -10,17 +10,19 @@ from typing import Any, NamedTuple, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
-from airflow_provider_aep.api.calls import Call, Now, Pause, Procedure
+from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, Sleep
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
-from airflow_provider_aep.api.errors import (
+from airflow_provider_aep.api.runs.slots import Aim, Ending, aim_of_one_time, ending, when
+from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
+from airflow_provider_aep.errors import (
     EntityNotFound,
-    InvalidExport,
+    InvalidArgument,
     ReplyError,
     RequestRefused,
     UnexpectedReply,
 )
-from airflow_provider_aep.api.slots import Aim, Ending, aim_of_one_time, ending, when
-from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
+
+__all__ = ["all_items", "check_access", "find_run", "list_datasets", "look_for_run"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -64,7 +66,7 @@ def list_datasets(
     The next one begins after what came, since a server may give less than `limit`.
 
     Raises:
-        InvalidExport: an ID or a name is not among them, or a name means several datasets.
+        InvalidArgument: an ID or a name is not among them, or a name means several datasets.
     """
     found: dict[str, Dataset] = {}
     start = 0
@@ -87,7 +89,7 @@ def list_datasets(
         for name in names:
             if len(by_name[name]) > 1:
                 same = ", ".join(dataset.id for dataset in by_name[name])
-                raise InvalidExport("names", name, f"means several datasets ({same}); give dataset_ids instead")
+                raise InvalidArgument("names", name, f"means several datasets ({same}); give dataset_ids instead")
         return [by_name[name][0] for name in dict.fromkeys(names)]
     return [dataset for dataset in datasets if not pattern or fnmatch.fnmatchcase(dataset.name, pattern)]
 
@@ -105,7 +107,7 @@ def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object], s
         )
         if near:
             rule += f"; did you mean {' or '.join(near)}?"
-        raise InvalidExport(argument, list(wanted), rule)
+        raise InvalidArgument(argument, list(wanted), rule)
 
 
 # Which step of the way an error code stands for. Source: gateway codes of the troubleshooting guide; Flow Service error
@@ -170,8 +172,8 @@ class Sight(NamedTuple):
     ending: Ending | None = None
 
 
-def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, lag_ms: int) -> Procedure[Sight]:
-    """One look at a dataflow and the run of it that is aimed at; `lag_ms`: how late lists may show a run.
+def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, visibility_ms: int) -> Procedure[Sight]:
+    """One look at a dataflow and the run of it that is aimed at; `visibility_ms`: how late lists may show a run.
 
     Raises:
         EntityNotFound: Adobe knows no such dataflow, so no run will come.
@@ -181,11 +183,11 @@ def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, lag
     if aim.missing:
         run = (yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)) if aim.until_ms else None
         return Sight(found, aim, run, None if run else Ending(aim.missing, is_slot=True))
-    now_ms: int = yield Now()  # of before the runs are read, so that none can be overlooked between the two
+    now_ms: int = yield ServerTime()  # of before the runs are read, so that none can be overlooked between the two
     run = yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)
     if run:
         return Sight(found, aim, run)
-    end = ending(found, since_ms=aim.since_ms, until_ms=aim.until_ms, now_ms=now_ms, lag_ms=lag_ms)
+    end = ending(found, since_ms=aim.since_ms, until_ms=aim.until_ms, now_ms=now_ms, visibility_ms=visibility_ms)
     once = aim_of_one_time(found.schedule)
     if end is None and once and once.since_ms < aim.since_ms:
         earlier = yield from find_run(dataflow, until_ms=aim.since_ms)
@@ -208,7 +210,7 @@ def asked_thrice(look: Callable[[], Procedure[T]]) -> Procedure[T]:
             raise
         except RequestRefused as refusal:
             log.info("%s; asking again in %.0f s", refusal, seconds)
-            yield Pause(seconds)
+            yield Sleep(seconds)
     return (yield from look())
 
 

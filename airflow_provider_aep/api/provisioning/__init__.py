@@ -1,0 +1,1 @@
+"""An export as the user wants it, and how it comes to be at Adobe exactly once."""

@@ -1,0 +1,1 @@
+"""Which flow run a task waits for, and one poll for every wait of a process."""
