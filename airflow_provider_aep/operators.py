@@ -37,12 +37,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_aep.api.entities import FlowRun
-    from airflow_provider_aep.api.provisioning.desired import (
-        DesiredBaseConnection,
-        DesiredExport,
-        IfExists,
-        SetupPolicy,
-    )
+    from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport
+    from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
     from airflow_provider_aep.arguments import Datasets, Decision
     from airflow_provider_aep.destinations import Destination, Text
     from airflow_provider_aep.schedules import Schedule
@@ -75,8 +71,8 @@ class _EnsureOperator(AepOperator):
         """How to set up, and the mark that tells what this task has made from what others have."""
         import uuid
 
-        from airflow_provider_aep.api.provisioning.desired import SetupPolicy
         from airflow_provider_aep.api.provisioning.owner import Owner
+        from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 
         ti = context["ti"]
         task = f"{self.dag_id}.{self.task_id}, run {ti.run_id}" + _map_text(context)

@@ -16,14 +16,7 @@ from airflow_provider_aep.api.auth import forget_tokens
 from airflow_provider_aep.api.credentials import S3AccessKey, auth
 from airflow_provider_aep.api.effects import Procedure
 from airflow_provider_aep.api.entities import DatasetId
-from airflow_provider_aep.api.provisioning.desired import (
-    DesiredBaseConnection,
-    DesiredExport,
-    ExportIds,
-    IfExists,
-    SetupPolicy,
-    export_ids,
-)
+from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds, export_ids
 from airflow_provider_aep.api.provisioning.ensure import (
     ensure_base_connection,
     ensure_dataflow,
@@ -32,6 +25,7 @@ from airflow_provider_aep.api.provisioning.ensure import (
 )
 from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.owner import Owner
+from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.destinations import AmazonS3, destination_type, target_params
 from airflow_provider_aep.emulator import Clock, Platform

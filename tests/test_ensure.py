@@ -59,7 +59,7 @@ def test_any_other_name_is_found_again(adobe: Adobe, name: str) -> None:
 def test_letter_case_and_likeness_do_not_count_as_the_name(adobe: Adobe) -> None:
     others = ["DAG.export", "dag.export ", "dag.export2", "xdag.export"]
     for name in others:
-        adobe.run(DesiredSourceConnection(name, (DATASETS[0],)).resource().create("by hand"))
+        adobe.run(DesiredSourceConnection(name, (DATASETS[0],)).resource().creation("by hand"))
     made = adobe.run(ensure_source_connection(FIRST, policy()))
     assert adobe.the("sourceConnections", "dag.export")["id"] == made
     assert adobe.count()["sourceConnections"] == len(others) + 1
@@ -69,7 +69,7 @@ def test_the_name_is_found_among_hundreds_even_by_a_server_that_filters_nothing(
     """The oldest is on the last of three pages."""
     made = adobe.run(ensure_source_connection(FIRST, policy("run 1")))
     for number in range(230):
-        adobe.run(DesiredSourceConnection(f"dag.export {number}", (DATASETS[0],)).resource().create("by hand"))
+        adobe.run(DesiredSourceConnection(f"dag.export {number}", (DATASETS[0],)).resource().creation("by hand"))
     respond = adobe.respond
 
     def unfiltered(request: Any) -> Any:
@@ -188,7 +188,7 @@ def test_a_login_of_another_kind_cannot_be_changed(adobe: Adobe) -> None:
 def test_no_secret_is_told_anywhere(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     told = [repr(desired_base()), str(desired_base()), repr(desired()), repr(desired_base().resource())]
-    told.append(repr(desired_base().resource().create("note")))
+    told.append(repr(desired_base().resource().creation("note")))
     adobe.faults.status("POST /connections", 503, times=1, after=True)
     adobe.run(ensure_base_connection(desired_base(), policy("run 1")))
     adobe.faults.status("PATCH /connections/*", 400)

@@ -26,7 +26,7 @@ LONG = {"operators": 640}
 PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
-PROVISIONING = ("owner", "resource", "desired", "drift", "ensure", "observed", "export")
+PROVISIONING = ("owner", "policy", "resource", "desired", "drift", "lease", "ensure", "observed", "export")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),

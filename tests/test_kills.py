@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.api.provisioning.desired import IfExists, SetupPolicy
 from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.owner import Owner
+from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_aep.api.effects import Call, Gather, ServerTime, Sleep
-from airflow_provider_aep.api.provisioning.desired import DesiredExport, ExportIds, IfExists, SetupPolicy
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, ExportIds
 from airflow_provider_aep.api.provisioning.owner import Owner
+from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AepError, EntityExists, first_of
 from tests.setups import DATASETS, WAYS, Adobe, desired, one_of_each, policy

@@ -16,9 +16,11 @@ from airflow_provider_aep.api.provisioning.drift import check_run_is_of
 from airflow_provider_aep.api.provisioning.ensure import (
     ensure_base_connection,
     ensure_dataflow,
+    ensure_source_connection,
     ensure_target_connection,
 )
-from airflow_provider_aep.api.provisioning.owner import MARK, slots_since_ms
+from airflow_provider_aep.api.provisioning.export import ABANDONED_SECONDS
+from airflow_provider_aep.api.provisioning.owner import LEASE, MARK, UNCONFIRMED, slots_since_ms
 from airflow_provider_aep.api.wire import read_base_connection
 from airflow_provider_aep.destinations import AmazonS3, destination_type, place_params, target_params
 from airflow_provider_aep.errors import AepError, EntityExists, EntityNotFound, ExportChanged, InvalidArgument
@@ -159,7 +161,7 @@ def test_exports_that_share_a_new_login(kind_of_adobe: str, deaths: int, way: st
 @pytest.mark.parametrize("kind_of_adobe", ADOBES)
 @pytest.mark.parametrize("deaths", [0, 1])
 def test_one_export_under_one_name(kind_of_adobe: str, deaths: int) -> None:
-    """The source connection is the ticket; its creation time must not decide."""
+    """The source connection is the lease; its creation time must not decide."""
     for seed in range(SEEDS):
         adobe, chance = adobe_of(kind_of_adobe, seed)
         with adobe.session() as session:
@@ -176,6 +178,66 @@ def test_one_export_under_one_name(kind_of_adobe: str, deaths: int) -> None:
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+@pytest.mark.parametrize("kind_of_adobe", ADOBES)
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_steps_and_whole_exports_under_one_name(kind_of_adobe: str, deaths: int) -> None:
+    """A lease gives way to a step, and a step waits for a lease; a step that is refused all the same says why."""
+    for seed in range(SEEDS // 3):
+        adobe, chance = adobe_of(kind_of_adobe, seed)
+        with adobe.session() as session:
+            tasks = [
+                Task(adobe, session, desired(), policy(f"dag.export, run {n}"), ("whole", "steps")[n % 2])
+                for n in range(chance.randint(2, 4))
+            ]
+            ended = race(tasks, chance, deaths=deaths)
+        try:
+            true_results(adobe, [task for task in ended if not isinstance(task.outcome, EntityExists)])
+            assert not any(task.way == "whole" and isinstance(task.outcome, EntityExists) for task in ended)
+            nothing_dangles(adobe)
+            adobe.clock.advance(40)
+            in_steps = adobe.task(desired(), name="dag.export, run 8", way=WAYS["steps"])
+            assert adobe.task(desired(), name="dag.export, run 9")[:4] == in_steps[:4]
+            adobe.clock.advance(ABANDONED_SECONDS)
+            adobe.task(desired(), name="dag.export, run 10")
+            assert adobe.count() == one_of_each()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_a_whole_export_completes_what_steps_have_begun() -> None:
+    """A source connection that a step has created is no lease: nobody waits for it, and nobody deletes it."""
+    adobe = Adobe()
+    source = adobe.run(ensure_source_connection(desired().source, policy("dag.source, run 1")))
+    began = adobe.clock.now()
+    ids = adobe.task(desired(), name="dag.export, run 2")
+    assert ids.source_connection_id == source
+    assert adobe.clock.now() - began < 3
+    adobe.is_one_export(desired(), ids)
+
+
+def test_a_step_does_not_lose_its_source_connection_to_a_whole_export() -> None:
+    """It waits for the step after it, which attaches it; a day later it is abandoned."""
+    adobe = Adobe()
+    adobe.task(desired())
+    waiting = adobe.run(ensure_source_connection(OTHER.source, policy("dag.source, run 2", if_exists="update")))
+    adobe.task(desired(), name="dag.export, run 2")
+    assert waiting in [each["id"] for each in adobe.platform.live("sourceConnections")]
+    adobe.clock.advance(ABANDONED_SECONDS)
+    adobe.task(desired(), name="dag.export, run 3")
+    assert adobe.count() == one_of_each()
+
+
+def test_a_step_waits_for_a_lease_and_then_takes_it_over() -> None:
+    adobe = Adobe()
+    resource = desired().source.resource()
+    adobe.run(resource.creation(resource.mark(policy("dag.dead, run 1").owner, ending=LEASE)))
+    began, dead = adobe.clock.now(), adobe.the("sourceConnections")["id"]
+    source = adobe.run(ensure_source_connection(desired().source, policy("dag.source, run 2")))
+    assert adobe.clock.now() - began > policy().takeover_seconds
+    assert adobe.the("sourceConnections")["id"] == source != dead
 
 
 @pytest.mark.parametrize("if_exists", ["reuse", "update"])
@@ -319,7 +381,7 @@ def test_a_dataflow_that_a_dead_step_task_has_left_does_not_export_a_second_time
     left = desired().dataflow(ids.source_connection_id, ids.target_connection_id)
     owner = policy("dag.dead, run 1").owner
     wanted = left.resource(datetime.fromtimestamp(adobe.clock.now(), UTC))
-    adobe.run(wanted.create(wanted.mark(owner, is_unconfirmed=True)))
+    adobe.run(wanted.creation(wanted.mark(owner, ending=UNCONFIRMED)))
     adobe.clock.advance(60)
     assert adobe.task(desired(), name="dag.export, run 2") == ids
     assert adobe.count() == one_of_each()
@@ -577,7 +639,7 @@ def test_a_dataflow_that_lacks_what_it_is_attached_to_is_made_anew(kind: str) ->
 
 def test_a_login_that_its_maker_has_not_confirmed_is_confirmed_by_the_next_who_needs_it() -> None:
     adobe = Adobe()
-    adobe.run(desired_base().resource().create(f"{MARK} for dag.dead, run 1 [0123] (unconfirmed)"))
+    adobe.run(desired_base().resource().creation(f"{MARK} for dag.dead, run 1 [0123] (unconfirmed)"))
     there = adobe.the("connections")["id"]
     assert adobe.task(desired()).base_connection_id == there
     assert adobe.the("connections")["description"] == f"{MARK} for dag.dead, run 1 [0123]"
@@ -587,7 +649,7 @@ def test_a_login_that_lost_a_race_and_whose_task_died_is_swept_up() -> None:
     adobe = Adobe()
     ids = adobe.task(desired())
     for state in ("unconfirmed", "superseded"):
-        adobe.run(desired_base().resource().create(f"{MARK} for dag.dead, run 1 [0123] ({state})"))
+        adobe.run(desired_base().resource().creation(f"{MARK} for dag.dead, run 1 [0123] ({state})"))
     assert adobe.task(desired(), name="dag.export, run 2") == ids
     assert adobe.the("connections")["id"] == ids.base_connection_id
 
@@ -652,7 +714,7 @@ def test_a_renamed_dataflow_is_found_beside_another_dataflow_of_its_source() -> 
         desired("by hand", target_params=params, destination_type=destination_type(S3))
         .target(ids.base_connection_id)
         .resource()
-        .create("by hand")
+        .creation("by hand")
     )
     newer = {**flow, "id": MISSING, "name": "by hand", "targetConnectionIds": [target.id], "description": ""}
     newer["createdAt"] = flow["createdAt"] + 1

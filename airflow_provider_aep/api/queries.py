@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
+from airflow_provider_aep.api.calls import DATAFLOWS, Collection
 from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
+from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
 from airflow_provider_aep.api.runs.slots import Aim, Ending, aim_of_one_time, ending, when
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
 from airflow_provider_aep.errors import (
@@ -22,7 +23,7 @@ from airflow_provider_aep.errors import (
     UnexpectedReply,
 )
 
-__all__ = ["all_items", "check_access", "find_run", "list_datasets", "look_for_run"]
+__all__ = ["all_items", "check_access", "dataflows_of", "find_run", "list_datasets", "look_for_run"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -218,3 +219,19 @@ def _reaches_back(items: Sequence[Mapping[str, Any]], since_ms: int) -> bool:
     """Whether a page that Adobe has really put newest first ends before `since_ms`."""
     created = [int(item.get("createdAt") or 0) for item in items]
     return bool(created) and created[-1] < since_ms and created == sorted(created, reverse=True)
+
+
+def dataflows_of(collection: Collection, connection_id: str) -> Procedure[list[Dataflow]]:
+    """The dataflows that use a source or target connection.
+
+    Source: guide "Sort and filter responses", flows,
+    https://experienceleague.adobe.com/en/docs/experience-platform/dataflows/api/sort-and-filter
+    """
+    member = f"{collection.path.removeprefix('/').removesuffix('s')}Ids"
+    items = yield from all_items(calls.list_page("/flows", filters=[f"{member}[]=={connection_id}"]))
+    dataflows: list[Dataflow] = [DATAFLOWS.read(item) for item in items]
+    return [
+        each
+        for each in dataflows
+        if connection_id in (each.source_connection_id, each.target_connection_id) and each.state != VANISHING
+    ]

@@ -1,12 +1,11 @@
-"""What a user wants at Adobe, as values that can be made, compared with what is there, and changed into it."""
+"""The desired state of an export: how to create it, how it differs from what exists, how to change that into it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import BASE_CONNECTIONS, DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS
@@ -24,6 +23,7 @@ from airflow_provider_aep.api.entities import (
     TargetConnectionId,
 )
 from airflow_provider_aep.api.provisioning.owner import Owner, account_of, data_since_ms, is_managed
+from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import Resource
 from airflow_provider_aep.destinations import DATA_LAKE_SPEC, DestinationType
 from airflow_provider_aep.schedules import (
@@ -40,44 +40,22 @@ from airflow_provider_aep.schedules import (
 
 log = logging.getLogger(__name__)
 
-IfExists = Literal["reuse", "update", "fail"]
 WARN_BEFORE_END_DAYS = 30
 # What of a schedule decides which data lands where; the rest only decides when.
 _WHAT_LANDS = ("exportMode", "foldernameTemplate")
 
 
 class Difference(NamedTuple):
-    """A member that is not as the user wants it, with both values as a person reads them."""
+    """A member that is not as desired, with both values as a person reads them."""
 
     what: str
     wanted: str
     found: str
     is_fixed: bool = False  # Adobe cannot change it
-    may_stay: bool = False  # the same data lands in the same place all the same
+    may_stay: bool = False  # the same data still lands in the same place
 
     def __str__(self) -> str:
         return f"{self.what} is {self.found}, the DAG says {self.wanted}"
-
-
-@dataclass(frozen=True)
-class SetupPolicy:
-    """How to set something up: what to do with one that exists, who makes it, how long lists may lag behind."""
-
-    if_exists: IfExists
-    owner: Owner
-    visibility_seconds: float
-    shares_name: bool = False  # a mapped task whose name was given, so that others may bear it, too
-    waits: bool = False  # for the run of its own slot, which another interval would take away
-
-    @property
-    def first_look_seconds(self) -> float:
-        """A first try believes an empty list; a later one waits for what an earlier one may have made."""
-        return self.visibility_seconds if self.owner.again else 0
-
-    @property
-    def takeover_seconds(self) -> float:
-        """How long what another task has begun is watched before this one takes it over."""
-        return max(3.0, 3 * self.visibility_seconds)
 
 
 class DesiredBaseConnection(NamedTuple):
@@ -97,14 +75,14 @@ class DesiredBaseConnection(NamedTuple):
             BASE_CONNECTIONS,
             self.name,
             self.destination_type.connection_spec,
-            lambda note: calls.create_base_connection(
-                self.name, self.destination_type.connection_spec, self.auth, description=note
+            lambda mark: calls.create_base_connection(
+                self.name, self.destination_type.connection_spec, self.auth, description=mark
             ),
             account=self.account,
         )
 
     def differences(self, found: BaseConnection) -> list[Difference]:
-        """The way of logging in and the account, if Adobe or the mark tells them; no secret is compared."""
+        """Auth spec and account, where Adobe or the mark tells them; secrets are never compared."""
         different = []
         spec = str(self.auth["specName"]) if self.auth else ""
         if found.auth_spec not in ("", spec):
@@ -116,9 +94,10 @@ class DesiredBaseConnection(NamedTuple):
         return different
 
     def operations(self, found: BaseConnection, owner: Owner, now: datetime) -> list[dict[str, Any]]:
-        """JSON Patch that sends the credentials anew; `add` on /auth/params replaces the whole set.
+        """JSON Patch that sends the credentials again; `add` on /auth/params replaces the whole set.
 
-        Another account goes into the mark, with the time of the change. Source: guide "Edit destinations".
+        Another account goes into the mark, with the time of the change. Source: guide "Edit destination connections",
+        https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/edit-destination
         """
         if not self.auth:
             return []
@@ -131,7 +110,7 @@ class DesiredBaseConnection(NamedTuple):
 
 
 class DesiredSourceConnection(NamedTuple):
-    """Which datasets."""
+    """The data lake side of an export: which datasets."""
 
     name: str
     dataset_ids: tuple[DatasetId, ...]
@@ -141,7 +120,7 @@ class DesiredSourceConnection(NamedTuple):
             SOURCE_CONNECTIONS,
             self.name,
             DATA_LAKE_SPEC,
-            lambda note: calls.create_source_connection(self.name, self.dataset_ids, description=note),
+            lambda mark: calls.create_source_connection(self.name, self.dataset_ids, description=mark),
             fits=lambda found: not self.differences(found),
         )
 
@@ -157,7 +136,7 @@ class DesiredSourceConnection(NamedTuple):
 
 
 class DesiredTargetConnection(NamedTuple):
-    """Which place at which account, and in which format."""
+    """The storage side of an export: which folder at which account, in which format."""
 
     name: str
     destination_type: DestinationType
@@ -169,8 +148,8 @@ class DesiredTargetConnection(NamedTuple):
             TARGET_CONNECTIONS,
             self.name,
             self.destination_type.connection_spec,
-            lambda note: calls.create_target_connection(
-                self.name, self.base_connection_id, self.destination_type.connection_spec, self.params, description=note
+            lambda mark: calls.create_target_connection(
+                self.name, self.base_connection_id, self.destination_type.connection_spec, self.params, description=mark
             ),
         )
 
@@ -180,7 +159,7 @@ class DesiredTargetConnection(NamedTuple):
         if base and found.base_connection_id != base:
             different.append(Difference("base_connection_id", base, found.base_connection_id, is_fixed=True))
         different += [
-            # The mode is no wish of the user's: every export of datasets has the same.
+            # No user chooses the mode: every dataset export has the same.
             Difference(member, repr(value), repr(found.params.get(member)), may_stay=member == "mode")
             for member, value in self._asked.items()
             if not _is_same(value, found.params.get(member, False))
@@ -188,27 +167,27 @@ class DesiredTargetConnection(NamedTuple):
         return different
 
     def operations(self, found: TargetConnection, owner: Owner, *, shares_name: bool = False) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found target connection as it is resource, and says who did so.
+        """JSON Patch that turns a found target connection into the desired one, and marks who did so.
 
-        `shares_name`: see `DesiredDataflow.operations`; of a whole export the dataflow says it.
+        `shares_name`: see `DesiredDataflow.operations`; of a whole export the dataflow bears that mark.
         """
         operations = _rename(self.name, found)
         if not all(_is_same(value, found.params.get(member, False)) for member, value in self._asked.items()):
             # Everything, since a JSON Patch `replace` drops what it does not name; members that are not ours stay.
             operations.append(replacement("/params", {**found.params, **self._asked}))
         asked = shares_name and not owner.is_of_this_run(found)
-        if (operations or asked) and is_managed(found):  # so that no other mapped task of this DAG run changes it back
-            operations.append(replacement("/description", owner.description))
+        if (operations or asked) and is_managed(found):  # so no other mapped task of this DAG run changes it back
+            operations.append(replacement("/description", owner.mark))
         return operations
 
     @property
     def _asked(self) -> dict[str, Any]:
-        """Its params, with what a DAG that leaves it out asks for."""
+        """The params, with the default of what the DAG leaves out."""
         return {"includeFileManifest": False, **self.params}
 
 
 class DesiredDataflow(NamedTuple):
-    """What goes where, how often."""
+    """What goes where, and how often."""
 
     name: str
     destination_type: DestinationType
@@ -216,10 +195,10 @@ class DesiredDataflow(NamedTuple):
     target_connection_id: TargetConnectionId
     schedule: Schedule
     folder_template: str | None = None
-    place: Sequence[tuple[str, str]] = ()  # what a step operator was told of the target connection's params
+    place: Sequence[tuple[str, str]] = ()  # params that the target connection must have, for a step operator
 
     def resource(self, now: datetime) -> Resource:
-        def make(note: str) -> Call[calls.Created]:
+        def creation(mark: str) -> Call[calls.Created]:
             params = schedule_params(self.schedule, now=now, folder_template=self.folder_template)
             log.info("dataflow %r will run %s", self.name, schedule_text(self.schedule, params))
             return calls.create_dataflow(
@@ -228,10 +207,10 @@ class DesiredDataflow(NamedTuple):
                 self.source_connection_id,
                 self.target_connection_id,
                 params,
-                description=note,
+                description=mark,
             )
 
-        return Resource(DATAFLOWS, self.name, self.destination_type.flow_spec, make)
+        return Resource(DATAFLOWS, self.name, self.destination_type.flow_spec, creation)
 
     def differences(self, found: Dataflow) -> list[Difference]:
         different = [
@@ -250,10 +229,10 @@ class DesiredDataflow(NamedTuple):
         return schedule_differences(self.schedule, self.folder_template, found.schedule)
 
     def operations(self, found: Dataflow, now: datetime, policy: SetupPolicy) -> list[dict[str, Any]]:
-        """JSON Patch that makes a found dataflow as it is resource, and says who did so.
+        """JSON Patch that turns a found dataflow into the desired one, and marks who did so.
 
-        Whole objects, because of how `replace` works. A mapped task whose name others may bear says so even if it has
-        nothing to change: another one of its DAG run must not change it then.
+        Whole objects, because of how `replace` works. A mapped task whose name others may bear leaves its mark even if
+        nothing else changes, so that no other task of its DAG run changes the dataflow back.
         """
         operations = _rename(self.name, found)
         moved: dict[str, int] = {}
@@ -264,7 +243,7 @@ class DesiredDataflow(NamedTuple):
         there = dict(found.schedule)
         is_ending = self.schedule.end is None and ends_soon(found, now)
         if is_ending:
-            there.pop("endTime", None)  # so that it is chosen anew
+            there.pop("endTime", None)  # so that a new one is chosen
         if is_ending or self.schedule_differences(found):
             params = merged_params(self.schedule, self.folder_template, there, now)
             if params != found.schedule:
@@ -272,12 +251,12 @@ class DesiredDataflow(NamedTuple):
                 moved |= _moved(found.schedule, params, now_ms)
         asked = policy.shares_name and not policy.owner.is_of_this_run(found)
         if is_managed(found) and (asked or any(each["path"] != "/name" for each in operations)):
-            operations.append(replacement("/description", policy.owner.remark(found, **moved)))
+            operations.append(replacement("/description", policy.owner.mark_for_change(found, **moved)))
         return operations
 
 
 class DesiredExport(NamedTuple):
-    """A whole export. `base` makes or finds the login by name; `base_connection_id` names one that exists."""
+    """A whole export. `base` is a login found or created by name; `base_connection_id` names one that exists."""
 
     name: str
     dataset_ids: tuple[DatasetId, ...]
@@ -307,7 +286,7 @@ class DesiredExport(NamedTuple):
 
 
 class ExportIds(NamedTuple):
-    """What a set-up leaves at Adobe, as Adobe tells it."""
+    """What a set-up leaves at Adobe, as read from Adobe."""
 
     base_connection_id: BaseConnectionId
     source_connection_id: SourceConnectionId
@@ -317,13 +296,17 @@ class ExportIds(NamedTuple):
 
 
 def ends_soon(found: Dataflow, now: datetime) -> bool:
-    """Exports without a chosen end stop in silence, six months after they were made. Source: tutorial, endTime."""
+    """Whether a dataflow ends within 30 days, or has ended.
+
+    Exports without a chosen end stop in silence six months after their creation. Source: Export datasets tutorial,
+    `endTime`, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    """
     end = end_seconds(found.schedule)
     return end is not None and end - now.timestamp() < WARN_BEFORE_END_DAYS * 86_400
 
 
 def _is_same(wanted: object, found: object) -> bool:
-    """Whether Adobe has what was asked for, though it may write it otherwise: a path without its last slash."""
+    """Whether Adobe has what was asked for, though it may spell it differently: a path without its last slash."""
     if isinstance(wanted, str) and isinstance(found, str):
         return (wanted.rstrip("/") or wanted[:1]) == (found.rstrip("/") or found[:1])
     return str(wanted).lower() == str(found).lower()
@@ -338,7 +321,7 @@ def replacement(path: str, value: Any) -> dict[str, Any]:
 
 
 def _moved(before: Mapping[str, Any], after: Mapping[str, Any], now_ms: int) -> dict[str, int]:
-    """Whether another schedule has other slots, or other folders; what `Owner.remark` tells of that."""
+    """Whether another schedule has other slots or folders, as arguments of `Owner.mark_for_change`."""
     start_and_interval = (start_seconds(before), interval_seconds(before))
     moved = {} if start_and_interval == (start_seconds(after), interval_seconds(after)) else {"slots_ms": now_ms}
     return moved if folders_of(before) == folders_of(after) else {**moved, "data_ms": now_ms}

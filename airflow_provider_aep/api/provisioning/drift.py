@@ -25,10 +25,10 @@ from airflow_provider_aep.api.provisioning.desired import (
     DesiredTargetConnection,
     Difference,
     ExportIds,
-    SetupPolicy,
     ends_soon,
 )
 from airflow_provider_aep.api.provisioning.owner import data_since_ms, owner_of
+from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.runs.slots import when
 from airflow_provider_aep.errors import EntityExists, ExportChanged
 from airflow_provider_aep.schedules import end_seconds
@@ -62,7 +62,7 @@ def compare(
     return Comparison(collection, found, [*different, *desired.differences(found)], is_shared)
 
 
-def settle(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
+def check_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
     """Tell what differs, or refuse it all at once; nothing has been changed by then.
 
     Raises:
@@ -74,7 +74,7 @@ def settle(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
         refused = [
             f"{each.title}: {'; '.join(map(str, each.differences)) or 'it does not differ from what the DAG says'}"
             for each in comparisons
-            if not each.is_shared and (each.differences or not policy.owner.may_have_made(each.found))
+            if not each.is_shared and (each.differences or not policy.owner.may_have_created(each.found))
         ]
         if refused:
             raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")

@@ -1,4 +1,4 @@
-"""One step of an export, done exactly once: found, compared, reused, updated or made."""
+"""One step of an export, done exactly once: found, compared, reused, updated or created."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from airflow_provider_aep.api import calls
-from airflow_provider_aep.api.calls import BASE_CONNECTIONS, DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS
+from airflow_provider_aep.api.calls import (
+    BASE_CONNECTIONS,
+    DATAFLOWS,
+    SOURCE_CONNECTIONS,
+    TARGET_CONNECTIONS,
+    Collection,
+)
 from airflow_provider_aep.api.effects import Procedure, Sleep, gather
 from airflow_provider_aep.api.entities import (
-    VANISHING,
     BaseConnection,
     BaseConnectionId,
     Dataflow,
@@ -21,34 +26,41 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
+from airflow_provider_aep.api.provisioning import lease
 from airflow_provider_aep.api.provisioning.desired import (
     DesiredBaseConnection,
     DesiredDataflow,
     DesiredSourceConnection,
     DesiredTargetConnection,
-    SetupPolicy,
     server_time,
 )
-from airflow_provider_aep.api.provisioning.drift import compare, settle, warn_of_end
-from airflow_provider_aep.api.provisioning.owner import is_managed, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.provisioning.drift import check_drift, compare, warn_of_end
+from airflow_provider_aep.api.provisioning.owner import (
+    UNCONFIRMED,
+    is_managed,
+    is_superseded,
+    is_unconfirmed,
+)
+from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import (
     RaceLost,
     Resource,
+    Screen,
     agree,
-    beside,
+    back_off,
     change,
+    contenders,
     create,
     delete,
-    discard,
+    delete_leftover,
     find,
     find_named,
     is_gone,
     look_for,
-    only,
-    stand_back,
-    withdraw,
+    pick,
+    supersede,
 )
-from airflow_provider_aep.api.queries import all_items
+from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.destinations import DestinationType
 from airflow_provider_aep.errors import (
     EntityExists,
@@ -64,18 +76,18 @@ RACE_ROUNDS = 8
 
 
 def ensure_base_connection(desired: DesiredBaseConnection, policy: SetupPolicy) -> Procedure[BaseConnectionId]:
-    """Exactly one login of this name and destination. `update` sends its credentials anew, in place.
+    """Exactly one login of this name and destination. `update` sends its credentials again, in place.
 
     Raises:
-        EntityExists: it is for another account, or logs in in another way, which Adobe cannot change; or
+        EntityExists: it is for another account, or logs in another way, which Adobe cannot change; or
             `if_exists="fail"`.
-        AmbiguousName: others have made several of this name.
+        AmbiguousName: others have created several of this name.
     """
-    there = yield from find_or_make(desired.resource(), policy)
-    if there.entity:
-        settle([compare(BASE_CONNECTIONS, desired, there.entity)], policy)
-        yield from send_credentials(desired, there.entity, policy)
-    return BaseConnectionId(there.id)
+    ensured = yield from find_or_create(desired.resource(), policy)
+    if ensured.found:
+        check_drift([compare(BASE_CONNECTIONS, desired, ensured.found)], policy)
+        yield from send_credentials(desired, ensured.found, policy)
+    return BaseConnectionId(ensured.id)
 
 
 def send_credentials(desired: DesiredBaseConnection, found: BaseConnection, policy: SetupPolicy) -> Procedure[None]:
@@ -88,57 +100,70 @@ def send_credentials(desired: DesiredBaseConnection, found: BaseConnection, poli
 def ensure_source_connection(desired: DesiredSourceConnection, policy: SetupPolicy) -> Procedure[SourceConnectionId]:
     """Exactly one source connection of this name for these datasets.
 
-    Its datasets are fixed once made, so `update` makes a new one under the same name; `ensure_dataflow` attaches it and
-    removes the old one.
+    Its datasets are fixed once it exists, so `update` creates a new one under the same name; `ensure_dataflow` attaches
+    it and deletes the old one.
 
     Raises:
         EntityExists: `if_exists="fail"`.
-        AmbiguousName: others have made several of this name.
+        AmbiguousName: others have created several of this name.
     """
-    there = yield from find_or_make(desired.resource(), policy, only_fitting=policy.if_exists == "update")
-    if there.entity:
-        settle([compare(SOURCE_CONNECTIONS, desired, there.entity)], policy)
-    return SourceConnectionId(there.id)
+    resource = desired.resource()
+    ensured = yield from find_or_create(
+        resource,
+        policy,
+        only_fitting=policy.if_exists == "update",
+        screen=lambda found: lease.released(resource, found, policy),
+    )
+    if ensured.found:
+        check_drift([compare(SOURCE_CONNECTIONS, desired, ensured.found)], policy)
+    return SourceConnectionId(ensured.id)
 
 
 def ensure_target_connection(desired: DesiredTargetConnection, policy: SetupPolicy) -> Procedure[TargetConnectionId]:
     """Exactly one target connection of this name and destination.
 
     Raises:
-        EntityNotFound: Adobe knows no such base connection; nothing is made.
+        EntityNotFound: Adobe knows no such base connection; nothing is created.
         EntityExists: it belongs to another base connection, which Adobe cannot change; or `if_exists="fail"`.
-        AmbiguousName: others have made several of this name.
+        AmbiguousName: others have created several of this name.
     """
     base = yield from calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id)
-    check_kind("base_connection_id", base, desired.destination_type)
-    there = yield from find_or_make(desired.resource(), policy)
-    found: TargetConnection | None = there.entity
+    check_destination_type("base_connection_id", base, desired.destination_type)
+    resource = desired.resource()
+
+    def screen(found: Sequence[Any]) -> Procedure[Sequence[Any]]:
+        return (yield from _used_first((yield from lease.released(resource, found, policy))))
+
+    ensured = yield from find_or_create(resource, policy, screen=screen)
+    found: TargetConnection | None = ensured.found
     if found and (policy.if_exists == "fail" or found.base_connection_id == desired.base_connection_id):
         found = None
     if found and (yield from is_gone(BASE_CONNECTIONS, found.base_connection_id)):
-        yield from remove_stranded(found, (yield from flows_of("targetConnectionIds", found.id)))
-        there = yield from find_or_make(desired.resource(), policy)
-    if there.entity:
-        settle([compare(TARGET_CONNECTIONS, desired, there.entity)], policy)
-        yield from update_target(desired, there.entity, policy, shares_name=policy.shares_name)
-    return TargetConnectionId(there.id)
+        yield from delete_stranded(found, (yield from dataflows_of(TARGET_CONNECTIONS, found.id)))
+        ensured = yield from find_or_create(resource, policy)
+    if ensured.found:
+        check_drift([compare(TARGET_CONNECTIONS, desired, ensured.found)], policy)
+        yield from update_target(desired, ensured.found, policy, shares_name=policy.shares_name)
+    return TargetConnectionId(ensured.id)
 
 
-def check_kind(argument: str, given: BaseConnection | TargetConnection, destination_type: DestinationType) -> None:
-    """Refuse a base or target connection, given by its ID, that is for another kind of storage.
+def check_destination_type(
+    argument: str, found: BaseConnection | TargetConnection, destination_type: DestinationType
+) -> None:
+    """Refuse a base or target connection, given by its ID, that is for another type of destination.
 
     Raises:
         InvalidArgument: it is.
     """
-    if given.spec_id != destination_type.connection_spec:
-        rule = f"is {given.name!r}, which is not for {destination_type.name} (its connection spec is {given.spec_id!r})"
-        raise InvalidArgument(argument, given.id, rule)
+    if found.spec_id != destination_type.connection_spec:
+        rule = f"is {found.name!r}, which is not for {destination_type.name} (its connection spec is {found.spec_id!r})"
+        raise InvalidArgument(argument, found.id, rule)
 
 
 def update_target(
     desired: DesiredTargetConnection, found: TargetConnection, policy: SetupPolicy, *, shares_name: bool = False
 ) -> Procedure[None]:
-    """Change a target connection as the user wants it."""
+    """Turn a target connection into the desired one."""
 
     def operations(fresh: TargetConnection) -> list[dict[str, Any]]:
         return desired.operations(fresh, policy.owner, shares_name=shares_name)
@@ -147,14 +172,15 @@ def update_target(
         yield from change(TARGET_CONNECTIONS, found.id, operations)
 
 
-def remove_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> Procedure[None]:
-    """Remove a target connection whose login is gone, and the dataflows that can write nowhere because of that.
+def delete_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> Procedure[None]:
+    """Delete a target connection whose login is gone, and the dataflows that can write nowhere because of that.
 
     Neither can be attached anew: the base connection of a target connection and the target connection of a dataflow
-    are fixed. Source: error catalogue, 1414; guide "Update destination dataflows" (paths of a PATCH).
+    are fixed. Source: error catalogue, 1414; guide "Update destination dataflows" (paths of a PATCH),
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/update-destination-dataflows
 
     Raises:
-        EntityExists: somebody else made one of them, so that it is not this provider's to delete.
+        EntityExists: somebody else created one of them, so that this provider must not delete it.
     """
     for entity in (*dataflows, target):
         if not is_managed(entity):
@@ -163,7 +189,7 @@ def remove_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> 
                 "nothing; it was not made by this provider: delete it, or give the export another name"
             )
     for dataflow in dataflows:
-        log.warning("dataflow %r (%s): its login is gone; making it anew", dataflow.name, dataflow.id)
+        log.warning("dataflow %r (%s): its login is gone; deleting it to create it again", dataflow.name, dataflow.id)
         yield from delete(DATAFLOWS, dataflow.id)
     yield from delete(TARGET_CONNECTIONS, target.id)
 
@@ -171,31 +197,35 @@ def remove_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> 
 def ensure_dataflow(desired: DesiredDataflow, policy: SetupPolicy) -> Procedure[DataflowId]:
     """Exactly one dataflow of this name and destination, enabled, with this source, target and schedule.
 
-    Two tasks that make it at once look for each other's afterwards, and the younger one is removed.
-
     Raises:
-        EntityNotFound: Adobe knows no such target connection; nothing is made.
-        InvalidArgument: the target connection is for another kind of storage.
+        EntityNotFound: Adobe knows no such target connection; nothing is created.
+        InvalidArgument: the target connection is for another type of destination, or another place.
         EntityExists: it writes to another target connection, which Adobe cannot change; or `if_exists="fail"`.
-        AmbiguousName: others have made several of this name.
+        AmbiguousName: others have created several of this name.
     """
     target = yield from calls.get_target_connection(desired.target_connection_id)
-    check_kind("target_connection_id", target, desired.destination_type)
+    check_destination_type("target_connection_id", target, desired.destination_type)
     _check_place(desired, target)
     now = yield from server_time()
-    there = yield from find_or_make(desired.resource(now), policy, elsewhere=lambda: _renamed(desired))
-    if there.entity and policy.if_exists != "fail" and is_managed(there.entity):
-        left = there.entity.target_connection_id
+    resource = desired.resource(now)
+
+    def screen(found: Sequence[Any]) -> Procedure[Sequence[Any]]:
+        return without_twins(resource, found, policy)
+
+    ensured = yield from find_or_create(resource, policy, screen=screen, elsewhere=lambda: _renamed(desired))
+    found: Dataflow | None = ensured.found
+    if found and policy.if_exists != "fail" and is_managed(found):
+        left = found.target_connection_id
         if left != desired.target_connection_id and (yield from is_gone(TARGET_CONNECTIONS, left)):
-            log.warning("dataflow %r (%s): its target connection is gone; making it anew", desired.name, there.id)
-            yield from delete(DATAFLOWS, there.id)
-            there = yield from find_or_make(desired.resource(now), policy)
-    if there.entity:
-        settle([compare(DATAFLOWS, desired, there.entity)], policy)
-        yield from update_dataflow(desired, there.entity, policy, now)
+            log.warning("dataflow %r (%s): its target connection is gone; creating it again", desired.name, found.id)
+            yield from delete(DATAFLOWS, found.id)
+            ensured = yield from find_or_create(resource, policy, screen=screen)
+    if ensured.found:
+        check_drift([compare(DATAFLOWS, desired, ensured.found)], policy)
+        yield from update_dataflow(desired, ensured.found, policy, now)
         if policy.owner.again and policy.if_exists == "update":
-            yield from _discard_unused_sources(desired.source_connection_id)
-    return DataflowId(there.id)
+            yield from _delete_unused_sources(desired.source_connection_id)
+    return DataflowId(ensured.id)
 
 
 def _check_place(desired: DesiredDataflow, target: TargetConnection) -> None:
@@ -205,14 +235,14 @@ def _check_place(desired: DesiredDataflow, target: TargetConnection) -> None:
         InvalidArgument: it is.
     """
     for member, value in desired.place:
-        there = str(target.params.get(member) or "")
-        if there.rstrip("/") != value.rstrip("/"):
-            rule = f"is {target.name!r}, whose {member} is {there!r}; the destination of the dataflow says {value!r}"
+        actual = str(target.params.get(member) or "")
+        if actual.rstrip("/") != value.rstrip("/"):
+            rule = f"is {target.name!r}, whose {member} is {actual!r}; the destination of the dataflow says {value!r}"
             raise InvalidArgument("target_connection_id", target.id, rule)
 
 
 def update_dataflow(desired: DesiredDataflow, found: Dataflow, policy: SetupPolicy, now: datetime) -> Procedure[None]:
-    """Change a dataflow as the user wants it, or tell that it is about to end."""
+    """Turn a dataflow into the desired one, or warn that it is about to end."""
     if policy.if_exists != "update":
         warn_of_end(found, now)
         return
@@ -220,38 +250,24 @@ def update_dataflow(desired: DesiredDataflow, found: Dataflow, policy: SetupPoli
         last = yield from change(DATAFLOWS, found.id, lambda fresh: desired.operations(fresh, now, policy))
         # Only now are old source connections of no use. A death before they are gone leaves them to the next run.
         for old in {found.source_connection_id, last.source_connection_id} - {desired.source_connection_id}:
-            yield from _discard_old_source(old, desired.source_connection_id)
+            yield from _delete_old_source(old, desired.source_connection_id)
     if found.state == "disabled":
         yield from _enable(DataflowId(found.id))
 
 
 def _renamed(desired: DesiredDataflow) -> Procedure[Sequence[Entity]]:
     """A dataflow from this very source to this very target is the one that is meant, whatever it is called now."""
-    flows = yield from flows_of("sourceConnectionIds", desired.source_connection_id)
+    dataflows = yield from dataflows_of(SOURCE_CONNECTIONS, desired.source_connection_id)
     return [
-        flow
-        for flow in flows
-        if flow.target_connection_id == desired.target_connection_id
-        and flow.spec_id == desired.destination_type.flow_spec
+        each
+        for each in dataflows
+        if each.target_connection_id == desired.target_connection_id
+        and each.spec_id == desired.destination_type.flow_spec
     ]
 
 
-def flows_of(member: str, connection: str) -> Procedure[list[Dataflow]]:
-    """Dataflows of a connection; `member` is "sourceConnectionIds" or "targetConnectionIds".
-
-    Source: guide "Sort and filter responses", flows.
-    """
-    items = yield from all_items(calls.list_page("/flows", filters=[f"{member}[]=={connection}"]))
-    flows: list[Dataflow] = [DATAFLOWS.read(item) for item in items]
-    return [
-        flow
-        for flow in flows
-        if connection in (flow.source_connection_id, flow.target_connection_id) and flow.state != VANISHING
-    ]
-
-
-def _discard_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
-    """Remove the source connection that a dataflow has just left, if it is this provider's or of the same export."""
+def _delete_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
+    """Delete the source connection that a dataflow has just left, if it is this provider's or of the same export."""
     try:
         before, after = yield from gather(
             iter(calls.get_source_connection(old)), iter(calls.get_source_connection(new))
@@ -259,14 +275,14 @@ def _discard_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Pro
     except EntityNotFound:  # somebody was faster
         return
     if is_managed(before) or before.name == after.name:
-        yield from discard(SOURCE_CONNECTIONS, old)
+        yield from delete_leftover(SOURCE_CONNECTIONS, old)
 
 
-def _discard_unused_sources(used: SourceConnectionId) -> Procedure[None]:
-    """Remove what an earlier try has left that died between attaching a new source connection and removing the old."""
+def _delete_unused_sources(used: SourceConnectionId) -> Procedure[None]:
+    """Delete what an earlier try has left that died between attaching a new source connection and deleting the old."""
     source = yield from calls.get_source_connection(used)
     same = yield from find_named(SOURCE_CONNECTIONS, source.name, source.spec_id)
-    yield from discard_managed(SOURCE_CONNECTIONS, same, keep=used)
+    yield from delete_managed(SOURCE_CONNECTIONS, same, keep=used)
 
 
 def _enable(dataflow: DataflowId) -> Procedure[None]:
@@ -279,70 +295,59 @@ def _enable(dataflow: DataflowId) -> Procedure[None]:
     log.info("enabled dataflow %s", dataflow)
 
 
-class There(NamedTuple):
-    """An entity that is there: found, or made just now as it is wanted (`entity` is None)."""
+class Ensured(NamedTuple):
+    """An entity that exists now; `found` is None if it was created just now, as desired."""
 
     id: str
-    entity: Any | None
+    found: Any | None
 
 
-def find_or_make(
+def find_or_create(
     resource: Resource,
     policy: SetupPolicy,
     *,
     only_fitting: bool = False,
+    mark: str = "",
+    screen: Screen | None = None,
     elsewhere: Callable[[], Procedure[Sequence[Entity]]] | None = None,
-) -> Procedure[There]:
-    """The one entity that is meant, made if there is none; `only_fitting` passes over those that will not do.
+) -> Procedure[Ensured]:
+    """The one entity that is meant, created if there is none; `only_fitting` passes over those that will not do.
 
-    `elsewhere` is another way to find it, tried before it is made. What is made is confirmed before it is returned, so
-    that no task ever gets one that another takes back; see `agree`.
+    `elsewhere` is another way to find the entity, tried before it is created. `mark` is added to its mark. What is
+    created is agreed on before it is returned, so that no task ever gets one that another takes back; see `agree`.
     """
 
     def counts(entity: Any) -> bool:
         return resource.fits(entity) if only_fitting else True
 
+    def agreed(found: Sequence[Any]) -> Procedure[Any | None]:
+        return agree(resource, found, policy, among=counts, screen=screen)
+
+    ending = mark + UNCONFIRMED
     reason = RaceLost("")
     for _ in range(RACE_ROUNDS):
-        found = yield from look_for(
-            resource, lambda found: any(map(counts, found)), visibility_seconds=policy.first_look_seconds
-        )
-        found = yield from without_rivals(resource, found, policy)
         try:
-            entity = yield from agreed(resource, found, policy, among=counts)
+            found = yield from look_for(
+                resource, lambda found: any(map(counts, found)), seconds=policy.first_look_seconds
+            )
+            entity = yield from agreed(found)
             if not entity and elsewhere:
                 others = yield from elsewhere()
                 if any(other.name == resource.name for other in others):
-                    raise RaceLost(f"{resource.collection.title} {resource.name!r} was made this very moment")
-                entity = only(resource, others)
+                    raise RaceLost(f"{resource} was created this very moment")
+                entity = pick(resource, others)
             if entity:
                 rivals = found if only_fitting else [each for each in found if resource.fits(each)]
-                yield from discard_managed(resource.collection, rivals, keep=entity.id)
-                return There(entity.id, entity)
-            made = yield from create(
-                resource, policy.owner, visibility_seconds=policy.visibility_seconds, is_unconfirmed=True
-            )
-            found = yield from beside(
-                resource, made, policy.owner, visibility_seconds=policy.visibility_seconds, is_unconfirmed=True
-            )
-            entity = yield from agreed(resource, found, policy, among=counts)
+                yield from delete_managed(resource.collection, rivals, keep=entity.id)
+                return Ensured(entity.id, entity)
+            created = yield from create(resource, policy, ending=ending)
+            entity = yield from agreed((yield from contenders(resource, created, policy, ending=ending)))
             if entity:
-                return There(entity.id, None if entity.id == made.id else entity)
+                return Ensured(entity.id, None if entity.id == created.id else entity)
         except RaceLost as lost:
             reason = lost
-        yield from stand_back()
-    raise PlatformUnavailable(f"set-up of {resource.collection.title} {resource.name!r}", message=given_up(reason))
-
-
-def agreed(
-    resource: Resource,
-    found: Sequence[Any],
-    policy: SetupPolicy,
-    *,
-    among: Callable[[Any], bool] = lambda _entity: True,
-) -> Procedure[Any | None]:
-    """`agree` with the patience of this set-up."""
-    return (yield from agree(resource, found, policy.owner, poll_delay=policy.takeover_seconds, among=among))
+        yield from back_off()
+    raise PlatformUnavailable(f"set-up of {resource}", message=given_up(reason))
 
 
 def given_up(reason: RaceLost) -> str:
@@ -350,26 +355,36 @@ def given_up(reason: RaceLost) -> str:
     return f"gave up after {RACE_ROUNDS} rounds, the last one because {reason}; trying again is safe"
 
 
-def without_rivals(resource: Resource, found: list[Any], policy: SetupPolicy) -> Procedure[list[Any]]:
-    """Of several dataflows, all made by this provider, one is of a task that died before it could look for others.
+def without_twins(resource: Resource, found: Sequence[Any], policy: SetupPolicy) -> Procedure[Sequence[Any]]:
+    """Of several dataflows, all created by this provider, keep the oldest: a task died before it could see the others.
 
-    Their makers are given time to see each other first; then the younger ones are removed.
+    Their owners are given time to see each other first; then the younger ones are deleted.
     """
-    agreed_on = [entity for entity in found if not is_unconfirmed(entity) and not is_superseded(entity)]
-    if resource.collection is not DATAFLOWS or len(agreed_on) < 2 or not all(map(is_managed, found)):
+    confirmed = [entity for entity in found if not is_unconfirmed(entity) and not is_superseded(entity)]
+    if len(confirmed) < 2 or not all(map(is_managed, found)):
         return found
     yield Sleep(policy.visibility_seconds + 1)
     found = yield from find(resource)
     if not all(map(is_managed, found)):
         return found
     for younger in found[1:]:
-        log.warning("dataflow %r was made twice by tasks that died; deleting %s", resource.name, younger.id)
+        log.warning("dataflow %r was created twice by tasks that died; deleting %s", resource.name, younger.id)
         yield from delete(DATAFLOWS, younger.id)
     return found[:1]
 
 
-def discard_managed(collection: calls.Collection, found: Sequence[Entity], *, keep: str) -> Procedure[None]:
-    """Remove what interrupted tries have left beside the one that is kept; Adobe refuses it for one that is in use.
+def _used_first(found: Sequence[Any]) -> Procedure[Sequence[Any]]:
+    """Pass over target connections that no dataflow uses where one does: a dataflow cannot leave its own."""
+    confirmed = [entity for entity in found if not is_unconfirmed(entity) and not is_superseded(entity)]
+    if len(confirmed) < 2 or not all(map(is_managed, found)):
+        return found
+    users = yield from gather(*(dataflows_of(TARGET_CONNECTIONS, each.id) for each in confirmed))
+    unused = [each.id for each, dataflows in zip(confirmed, users, strict=True) if not dataflows]
+    return found if len(unused) == len(confirmed) else [each for each in found if each.id not in unused]
+
+
+def delete_managed(collection: Collection, found: Sequence[Entity], *, keep: str) -> Procedure[None]:
+    """Delete what interrupted tries have left beside the one that is kept; Adobe refuses it for one that is in use.
 
     Nobody knows whether it refuses that for a login, so a login that tasks may rely on stays.
     """
@@ -377,6 +392,6 @@ def discard_managed(collection: calls.Collection, found: Sequence[Entity], *, ke
         if entity.id == keep or not is_managed(entity):
             continue
         if is_unconfirmed(entity):
-            yield from withdraw(collection, entity)
+            yield from supersede(collection, entity)
         elif collection is not BASE_CONNECTIONS or is_superseded(entity):
-            yield from discard(collection, entity.id)
+            yield from delete_leftover(collection, entity.id)

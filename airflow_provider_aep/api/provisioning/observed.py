@@ -1,4 +1,4 @@
-"""What there is of an export at Adobe before it is set up, looked for by as few questions as possible."""
+"""What exists of an export at Adobe before it is set up, asked for in as few requests as possible."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from airflow_provider_aep.api.calls import (
     Collection,
 )
 from airflow_provider_aep.api.effects import Procedure, gather
-from airflow_provider_aep.api.entities import (
-    BaseConnection,
-    Dataflow,
-    DataflowId,
-    SourceConnection,
-    TargetConnection,
-)
-from airflow_provider_aep.api.provisioning.desired import DesiredExport, SetupPolicy, server_time
-from airflow_provider_aep.api.provisioning.ensure import check_kind, flows_of, without_rivals
-from airflow_provider_aep.api.provisioning.owner import is_managed, is_superseded, is_unconfirmed
-from airflow_provider_aep.api.provisioning.resource import RaceLost, delete, look_for, only
+from airflow_provider_aep.api.entities import BaseConnection, Dataflow, DataflowId, SourceConnection, TargetConnection
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, server_time
+from airflow_provider_aep.api.provisioning.ensure import check_destination_type, without_twins
+from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.provisioning.policy import SetupPolicy
+from airflow_provider_aep.api.provisioning.resource import RaceLost, agree, delete, get_if_exists, look_for, pick
+from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.errors import EntityExists, EntityNotFound
 
 log = logging.getLogger(__name__)
@@ -34,24 +30,24 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ObservedExport:
-    """Of each collection all of the name, oldest first, and the one that is meant."""
+    """Of each collection the entity that is meant, and all of its name, the oldest first."""
 
     dataflow: Dataflow | None = None
     base: BaseConnection | None = None
     source: SourceConnection | None = None
     target: TargetConnection | None = None
-    flows: Sequence[Dataflow] = ()
+    dataflows: Sequence[Dataflow] = ()
     bases: Sequence[BaseConnection] = ()
     sources: Sequence[SourceConnection] = ()
     targets: Sequence[TargetConnection] = ()
 
 
-def look(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExport]:
-    """What there is, by four questions side by side.
+def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExport]:
+    """What exists, by four requests side by side.
 
     Raises:
         EntityNotFound: Adobe knows no base connection of the given ID.
-        RaceLost: what a dataflow is attached to is gone; where it is the dataflow that is left over, that is gone, too.
+        RaceLost: what a dataflow is attached to is gone; if the dataflow was the leftover, it is gone now, too.
     """
     now = yield from server_time()
     flow, source, target = (
@@ -62,96 +58,92 @@ def look(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExpor
     base = desired.base.resource() if desired.base else None
     is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
     seconds = policy.first_look_seconds
-    flows, sources, targets, bases, given = yield from gather(
-        look_for(flow, visibility_seconds=seconds),
-        look_for(source, is_enough, visibility_seconds=seconds),
-        look_for(target, visibility_seconds=seconds),
-        look_for(base, visibility_seconds=seconds) if base else None,
+    dataflows, sources, targets, bases, given = yield from gather(
+        look_for(flow, seconds=seconds),
+        look_for(source, is_enough, seconds=seconds),
+        look_for(target, seconds=seconds),
+        look_for(base, seconds=seconds) if base else None,
         iter(calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id)) if desired.base_connection_id else None,
     )
     if given:
-        check_kind("base_connection_id", given, desired.destination_type)
-    flows = yield from without_rivals(flow, flows, policy)
-    dataflow = only(flow, flows)
+        check_destination_type("base_connection_id", given, desired.destination_type)
+    dataflows = yield from without_twins(flow, dataflows, policy)
+    dataflow: Dataflow | None = yield from agree(flow, dataflows, policy)
     if dataflow is None and sources:
-        dataflow = yield from _flow_of_another_name(desired, sources, targets)
-    found = ObservedExport(dataflow, flows=flows, base=given, bases=bases or (), sources=sources, targets=targets)
-    logins = [each for each in found.bases if not is_superseded(each)]
+        dataflow = yield from _dataflow_of_another_name(desired, sources, targets)
+    observed = ObservedExport(
+        dataflow, dataflows=dataflows, base=given, bases=bases or (), sources=sources, targets=targets
+    )
+    logins = [each for each in observed.bases if not is_superseded(each)]
     if dataflow is None:
-        # Whose source connection is the oldest counts then, whether it fits or not.
-        found.source = only(replace(source, fits=lambda _source: True), sources)
-        found.target = only(target, targets)
+        # A source connection that is no lease counts first, then the oldest, whether it fits or not.
+        oldest = replace(source, fits=lambda _source: True)
+        observed.source = pick(oldest, [each for each in sources if not is_leased(each)] or sources)
+        observed.target = pick(target, targets)
         if base:
-            found.base = only(base, [each for each in logins if not is_unconfirmed(each)])
-        return found
+            observed.base = pick(base, [each for each in logins if not is_unconfirmed(each)])
+        return observed
     # What the dataflow is attached to counts, even where somebody has renamed it.
-    found.source = only(source, sources, attached_to=dataflow.source_connection_id)
-    if found.source is None or found.source.id != dataflow.source_connection_id:
-        found.source = yield from _attached(SOURCE_CONNECTIONS, dataflow.source_connection_id, dataflow)
-    found.target = only(target, targets, attached_to=dataflow.target_connection_id)
-    if found.target is None or found.target.id != dataflow.target_connection_id:
-        found.target = yield from _attached(TARGET_CONNECTIONS, dataflow.target_connection_id, dataflow)
+    observed.source = pick(source, sources, attached_to=dataflow.source_connection_id)
+    if observed.source is None or observed.source.id != dataflow.source_connection_id:
+        observed.source = yield from _attached(SOURCE_CONNECTIONS, dataflow.source_connection_id, dataflow)
+    observed.target = pick(target, targets, attached_to=dataflow.target_connection_id)
+    if observed.target is None or observed.target.id != dataflow.target_connection_id:
+        observed.target = yield from _attached(TARGET_CONNECTIONS, dataflow.target_connection_id, dataflow)
     if base:
-        attached_to = found.target.base_connection_id
-        found.base = only(base, logins, attached_to=attached_to)
-        if found.base is None or found.base.id != attached_to:
-            # The four lists are not of one moment: it may have been made since this one was read.
-            attached = yield from if_there(BASE_CONNECTIONS, attached_to)
+        attached_to = observed.target.base_connection_id
+        observed.base = pick(base, logins, attached_to=attached_to)
+        if observed.base is None or observed.base.id != attached_to:
+            # The four lists are not of one moment: it may have been created since this one was read.
+            attached = yield from get_if_exists(BASE_CONNECTIONS, attached_to)
             if attached and (attached.name, attached.spec_id) == (base.name, base.spec_id):
-                found.base = attached
-    return found
-
-
-def if_there(collection: Collection, entity_id: str) -> Procedure[Any | None]:
-    try:
-        return (yield from calls.get_entity(collection, entity_id))
-    except EntityNotFound:
-        return None
+                observed.base = attached
+    return observed
 
 
 def _attached(collection: Collection, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:
     """The source or target connection of a dataflow.
 
     Raises:
-        RaceLost: it is gone. Where the dataflow is still there and this provider made it, it has been deleted now.
-        EntityExists: it is gone, and somebody else made the dataflow.
+        RaceLost: it is gone. If the dataflow is still there and this provider created it, it has been deleted now.
+        EntityExists: it is gone, and somebody else created the dataflow.
     """
-    entity = yield from if_there(collection, entity_id)
+    entity = yield from get_if_exists(collection, entity_id)
     if entity:
         return entity
     what = f"{collection.title} {entity_id} of dataflow {dataflow.name!r} ({dataflow.id}) is gone"
-    try:  # only now, since another task may have attached another one before it removed this one
+    try:  # only now, since another task may have attached another one before it deleted this one
         dataflow = yield from calls.get_dataflow(DataflowId(dataflow.id))
     except EntityNotFound:
         raise RaceLost(what) from None
     if entity_id in (dataflow.source_connection_id, dataflow.target_connection_id):
         if not is_managed(dataflow):
             raise EntityExists(f"{what}; delete that dataflow, or give the export another name")
-        log.warning("%s; making it anew", what)
+        log.warning("%s; creating it again", what)
         yield from delete(DATAFLOWS, dataflow.id)
     raise RaceLost(what)
 
 
-def _flow_of_another_name(
+def _dataflow_of_another_name(
     desired: DesiredExport, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
 ) -> Procedure[Dataflow | None]:
-    """The dataflow of this export where somebody has renamed it; making another would export everything twice.
+    """The dataflow of this export where somebody has renamed it; to create another would export everything twice.
 
     Raises:
         EntityExists: the source connections belong only to dataflows to somewhere else.
     """
     others: list[tuple[SourceConnection, Dataflow]] = []
     for source in sources:
-        for flow in (yield from flows_of("sourceConnectionIds", source.id)):
-            same_kind = flow.spec_id == desired.destination_type.flow_spec
-            if same_kind and flow.name == desired.name:
-                raise RaceLost(f"dataflow {flow.name!r} ({flow.id}) was made this very moment")
-            if same_kind and flow.target_connection_id in [each.id for each in targets]:
-                return flow
-            others.append((source, flow))
-    for source, flow in others:
+        for dataflow in (yield from dataflows_of(SOURCE_CONNECTIONS, source.id)):
+            same_type = dataflow.spec_id == desired.destination_type.flow_spec
+            if same_type and dataflow.name == desired.name:
+                raise RaceLost(f"dataflow {dataflow.name!r} ({dataflow.id}) was created this very moment")
+            if same_type and dataflow.target_connection_id in [each.id for each in targets]:
+                return dataflow
+            others.append((source, dataflow))
+    for source, dataflow in others:
         raise EntityExists(
-            f"source connection {source.name!r} ({source.id}) belongs to dataflow {flow.name!r} ({flow.id}), which "
-            f"writes to another destination; delete that dataflow, or give the export another name"
+            f"source connection {source.name!r} ({source.id}) belongs to dataflow {dataflow.name!r} ({dataflow.id}), "
+            "which writes to another destination; delete that dataflow, or give the export another name"
         )
     return None

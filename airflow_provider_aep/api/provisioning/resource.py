@@ -1,4 +1,4 @@
-"""One entity, found, made, changed and removed so that there is exactly one, whatever becomes of the replies."""
+"""One entity at Adobe: found, created, agreed on by all tasks, changed and deleted, whatever becomes of the replies."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from airflow_provider_aep.api.provisioning.owner import (
     is_superseded,
     is_unconfirmed,
 )
+from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.queries import all_items
 from airflow_provider_aep.errors import (
     AccessDenied,
@@ -43,40 +44,47 @@ _NEVER_MS = 2**63  # the creation time of an entity that no list has shown: youn
 _IN_USE = ("1418", "1447")
 
 
+#: Takes the entities that a list shows, and returns those that count; may raise RaceLost.
+Screen = Callable[[Sequence[Any]], Procedure[Sequence[Any]]]
+
+
 class RaceLost(AepError):
-    """Another task made, or removed, what this one counted on; the set-up begins again with what is there now."""
+    """Another task created, or deleted, what this one counted on; the set-up begins again with what is there now."""
 
     is_final = False
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
 
-
-def stand_back() -> Procedure[None]:
+def back_off() -> Procedure[None]:
     """Wait a moment, not as long as others do, before beginning again."""
     yield Sleep(1 + random.random())  # noqa: S311 - nothing depends on its being unpredictable
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One entity as the user wants it: where to look for it, how to make it, and whether a found one will do."""
+    """One entity that shall exist: where to look for it, how to create it, and whether one that is there will do."""
 
     collection: Collection
     name: str
     spec_id: str
-    create: Callable[[str], Call[Created]]  # takes the description
+    creation: Callable[[str], Call[Created]]  # takes the description
     fits: Callable[[Any], bool] = lambda _entity: True
     account: str = ""  # the storage account, where only the login tells which one is meant
 
-    def mark(self, owner: Owner, *, is_unconfirmed: bool = False, data_ms: int = 0) -> str:
-        """The description of what this task makes, or points at another account at `data_ms`."""
+    def mark(self, owner: Owner, *, ending: str = "", data_ms: int = 0) -> str:
+        """The description of what `owner` creates, or points at another account at `data_ms`.
+
+        `ending` is `UNCONFIRMED`, `LEASE`, or "".
+        """
         account = f", account {self.account}" if self.account else ""
         since = f", data since {data_ms}" if data_ms else ""
-        return owner.description + account + since + (UNCONFIRMED if is_unconfirmed else "")
+        return owner.mark + account + since + ending
+
+    def __str__(self) -> str:
+        return f"{self.collection.title} {self.name!r}"
 
 
 def find(resource: Resource) -> Procedure[list[Any]]:
-    """Entities of the wanted name and spec, the oldest first."""
+    """Entities of its name and spec, the oldest first."""
     return (yield from find_named(resource.collection, resource.name, resource.spec_id))
 
 
@@ -89,118 +97,120 @@ def find_named(collection: Collection, name: str, spec_id: str) -> Procedure[lis
 
 
 def look_for(
-    resource: Resource, is_enough: Callable[[list[Any]], bool] = bool, *, visibility_seconds: float
+    resource: Resource, is_enough: Callable[[list[Any]], bool] = bool, *, seconds: float
 ) -> Procedure[list[Any]]:
-    """What `find` finds, once it is enough, or after `visibility_seconds`: lists may show an entity late."""
+    """What `find` finds, once it is enough, or after `seconds`: lists may show an entity late."""
     waited, pause = 0.0, 0.5
     while True:
         found = yield from find(resource)
-        if is_enough(found) or waited >= visibility_seconds:
+        if is_enough(found) or waited >= seconds:
             return found
-        pause = min(pause, visibility_seconds - waited)
+        pause = min(pause, seconds - waited)
         yield Sleep(pause)
         waited += pause
         pause *= 2
 
 
-def create(
-    resource: Resource, owner: Owner, *, visibility_seconds: float, is_unconfirmed: bool = False
-) -> Procedure[Created]:
-    """Make an entity once, whatever becomes of the replies.
+def create(resource: Resource, policy: SetupPolicy, *, ending: str = "") -> Procedure[Created]:
+    """Create an entity once, whatever becomes of the replies.
 
-    After an ambiguous failure it looks for what that request may have made, and sends again only when there is nothing.
+    After an ambiguous failure, look for what that request may have created; send it again only if there is nothing.
 
     Raises:
-        RaceLost: another task has made one that will do meanwhile.
+        RaceLost: another task has created one that will do meanwhile.
         OutcomeUnknown: ambiguous each time; the next try of the task finds what may still turn up.
     """
-    note = resource.mark(owner, is_unconfirmed=is_unconfirmed)
+    owner = policy.owner
     for attempt in range(1, CREATE_ROUNDS + 1):
         try:
-            made = yield from resource.create(note)
+            created = yield from resource.creation(resource.mark(owner, ending=ending))
         except (OutcomeUnknown, UnexpectedReply) as unknown:
-            log.info("%s; looking for what it may have made", unknown)
+            log.info("%s; looking for what it may have created", unknown)
             found = yield from look_for(
-                resource, lambda found: any(map(owner.made, found)), visibility_seconds=visibility_seconds
+                resource, lambda found: any(map(owner.created, found)), seconds=policy.visibility_seconds
             )
-            ours = [entity for entity in found if owner.made(entity)]
+            ours = [entity for entity in found if owner.created(entity)]
             if ours:
-                log.info("found %s %s %r, made by that request", resource.collection.title, ours[0].id, resource.name)
+                log.info("found %s (%s), created by that request", resource, ours[0].id)
                 return Created(str(ours[0].id), ours[0].etag)
             if any(map(resource.fits, found)):
-                raise RaceLost(f"{resource.collection.title} {resource.name!r} was made by another task") from None
+                raise RaceLost(f"{resource} was created by another task") from None
             if attempt == CREATE_ROUNDS:
                 raise
             if unknown.retry_after_seconds:
                 yield Sleep(min(unknown.retry_after_seconds, _LONGEST_WAIT_SECONDS))
         else:
-            log.info("created %s %s %r", resource.collection.title, made.id, resource.name)
-            return made
+            log.info("created %s (%s)", resource, created.id)
+            return created
     raise AssertionError("unreachable")
 
 
-def beside(
-    resource: Resource, made: Created, owner: Owner, *, visibility_seconds: float, is_unconfirmed: bool = False
-) -> Procedure[list[Any]]:
-    """What a list shows of the wanted name once it shows what was made just now, or another one; that one is in it.
+def contenders(resource: Resource, created: Created, policy: SetupPolicy, *, ending: str = "") -> Procedure[list[Any]]:
+    """The entities of its name that a list shows, oldest first, once it shows one; with the one just created.
 
-    Of two tasks that make the same at once, at least one sees the other's: each list shows its reader's own entity, and
-    what has been shown once stays shown, so the later of the two lists shows both. Creation times do not matter.
-    An entity that does not show within `visibility_seconds` is taken to be alone; a superseded one tells nothing of
-    others.
+    Of two tasks that create the same at once, at least one sees the other's: each list shows its reader's own entity,
+    and what has been shown once stays shown, so the later of the two lists shows both. Creation times do not matter.
+    An entity that does not show within `visibility_seconds` counts as alone; a superseded one says nothing of others.
     """
 
     def shows_one(found: list[Any]) -> bool:
         return any(resource.fits(entity) and not is_superseded(entity) for entity in found)
 
-    found = yield from look_for(resource, shows_one, visibility_seconds=visibility_seconds)
-    if made.id not in [entity.id for entity in found]:
-        note = resource.mark(owner, is_unconfirmed=is_unconfirmed)
+    found = yield from look_for(resource, shows_one, seconds=policy.visibility_seconds)
+    if created.id not in [entity.id for entity in found]:
+        mark = resource.mark(policy.owner, ending=ending)
         found.append(
-            Entity(made.id, resource.name, resource.spec_id, made.etag, description=note, created_ms=_NEVER_MS)
+            Entity(created.id, resource.name, resource.spec_id, created.etag, description=mark, created_ms=_NEVER_MS)
         )
     return found
 
 
 def agree(
-    resource: Resource, found: Sequence[Any], owner: Owner, *, poll_delay: float, among: Callable[[Any], bool]
+    resource: Resource,
+    found: Sequence[Any],
+    policy: SetupPolicy,
+    *,
+    among: Callable[[Any], bool] = lambda _entity: True,
+    screen: Screen | None = None,
 ) -> Procedure[Any | None]:
     """The one entity of those found that every task uses from now on, or None.
 
-    What several tasks may share is made unconfirmed, and nothing rests on it until it is confirmed. An unconfirmed
-    entity becomes confirmed or superseded by a PATCH with `If-Match`, so that it becomes one of the two and never
-    changes again, whoever asks first. A confirmed one is never deleted by a task that has lost a race. Before a task
-    confirms one, it supersedes every other that it sees; as at least one of two tasks sees both (see `beside`), no two
-    are confirmed. This holds whatever the creation times are: they only help all to choose the same one.
+    What tasks may share is created unconfirmed, and nothing rests on it until it is confirmed. A PATCH with `If-Match`
+    confirms or supersedes it, so that it becomes one of the two and never changes again, whoever asks first. No task
+    that has lost a race deletes a confirmed one. Before a task confirms one, it supersedes every other that it sees;
+    as at least one of two tasks sees both (see `contenders`), no two are confirmed. This holds whatever the creation
+    times are: they only help all to choose the same one.
 
-    Whoever has not made the chosen one gives its owner `poll_delay` to confirm it, and then does so itself; one
-    that bears an older creation time is not waited for. Haste does no harm: only one of the two PATCHes succeeds.
-    Where Adobe refuses to change descriptions, all choose by creation time, and what others have made stays.
+    Whoever has not created the chosen one gives its owner `takeover_seconds` to confirm it, and then does so itself.
+    Haste does no harm: only one of the two PATCHes succeeds. Where Adobe refuses to change descriptions, all choose by
+    creation time, and what others have created stays. `screen` is given what lists show, and returns what of it counts.
 
     Raises:
         RaceLost: another task has decided otherwise.
-        AmbiguousName: others have made several of this name.
+        AmbiguousName: others have created several of this name.
     """
-    waited = 0.0
+    owner, waited = policy.owner, 0.0
     fixed: set[str] = set()  # what Adobe has refused to supersede
     while True:
-        counting = [entity for entity in found if owner.made(entity) or among(entity)]
+        if screen:
+            found = yield from screen(found)
+        counting = [entity for entity in found if owner.created(entity) or among(entity)]
         live = [entity for entity in counting if not is_superseded(entity)]
         confirmed = [entity for entity in live if not is_unconfirmed(entity)]
-        chosen = only(resource, confirmed) if confirmed else next(iter(live), None)
+        chosen = pick(resource, confirmed) if confirmed else next(iter(live), None)
         if chosen is None:
             return None
         rivals = [
             entity for entity in live if is_unconfirmed(entity) and entity.id != chosen.id and entity.id not in fixed
         ]
-        yield from _supersede(resource, filter(owner.owns, rivals), fixed)
+        yield from _supersede_all(resource, filter(owner.owns, rivals), fixed)
         if confirmed:
             return chosen
         now_ms: int = yield ServerTime()
         waited = max(waited, (now_ms - chosen.created_ms) / 1000)
-        if owner.owns(chosen) or waited >= poll_delay:
-            yield from _supersede(resource, [rival for rival in rivals if not owner.owns(rival)], fixed)
-            if (yield from decide(resource.collection, chosen, "")) is False:
+        if owner.owns(chosen) or waited >= policy.takeover_seconds:
+            yield from _supersede_all(resource, [rival for rival in rivals if not owner.owns(rival)], fixed)
+            if (yield from confirm(resource.collection, chosen)) is False:
                 raise RaceLost(f"another task has given up {resource.collection.title} {chosen.id}")
             return chosen
         pause = 1 + random.random()  # noqa: S311 - nothing depends on its being unpredictable
@@ -209,24 +219,29 @@ def agree(
         found = yield from find(resource)
 
 
-def _supersede(resource: Resource, rivals: Iterable[Any], fixed: set[str]) -> Procedure[None]:
+def _supersede_all(resource: Resource, rivals: Iterable[Any], fixed: set[str]) -> Procedure[None]:
     for rival in rivals:
-        is_withdrawn = yield from withdraw(resource.collection, rival)
-        if is_withdrawn is False:
+        is_gone = yield from supersede(resource.collection, rival)
+        if is_gone is False:
             raise RaceLost(f"another task has confirmed {resource.collection.title} {rival.id}")
-        if is_withdrawn is None:
+        if is_gone is None:
             fixed.add(rival.id)
 
 
-def withdraw(collection: Collection, entity: Any) -> Procedure[bool | None]:
-    """Supersede and delete an unconfirmed entity, whoever made it; for what is returned see `decide`."""
-    verdict = yield from decide(collection, entity, SUPERSEDED)
-    if verdict:
-        yield from discard(collection, entity.id)
-    return verdict
+def confirm(collection: Collection, entity: Any) -> Procedure[bool | None]:
+    """Confirm an unconfirmed entity, whoever created it; for what is returned see `_decide`."""
+    return (yield from _decide(collection, entity, ""))
 
 
-def decide(collection: Collection, entity: Any, verdict: str) -> Procedure[bool | None]:
+def supersede(collection: Collection, entity: Any) -> Procedure[bool | None]:
+    """Supersede and delete an unconfirmed entity, whoever created it; for what is returned see `_decide`."""
+    is_superseded_now = yield from _decide(collection, entity, SUPERSEDED)
+    if is_superseded_now:
+        yield from delete_leftover(collection, entity.id)
+    return is_superseded_now
+
+
+def _decide(collection: Collection, entity: Any, verdict: str) -> Procedure[bool | None]:
     """Confirm ("") or supersede an unconfirmed entity. Returns whether that is what it is now, by whomever.
 
     None where Adobe refuses to change its description, as its OpenAPI documents do: then it stays, and may be used.
@@ -261,14 +276,14 @@ def decide(collection: Collection, entity: Any, verdict: str) -> Procedure[bool 
     raise AssertionError("unreachable")
 
 
-def only(resource: Resource, found: Sequence[Any], *, attached_to: str = "") -> Any | None:
+def pick(resource: Resource, found: Sequence[Any], *, attached_to: str = "") -> Any | None:
     """The one of those found that is meant, or None.
 
-    Several of one name are in order only where this provider made them: an interrupted change leaves two source
+    Several of one name are in order only where this provider created them: an interrupted change leaves two source
     connections, a lost race two of anything. Then the one in use is meant, or the oldest that will do.
 
     Raises:
-        AmbiguousName: somebody else made one of them, and it is not the one in use.
+        AmbiguousName: somebody else created one of them, and it is not the one in use.
     """
     if len(found) > 1 and not all(is_managed(entity) or entity.id == attached_to for entity in found):
         listed = ", ".join(f"{entity.id} ({entity.state or 'no state'})" for entity in found)
@@ -294,8 +309,8 @@ def delete(collection: Collection, entity_id: str) -> Procedure[None]:
     log.info("deleted %s %s", collection.title, entity_id)
 
 
-def discard(collection: Collection, entity_id: str) -> Procedure[None]:
-    """Delete what is of no use any more; a refusal is told and costs nobody the export."""
+def delete_leftover(collection: Collection, entity_id: str) -> Procedure[None]:
+    """Delete what is of no use any more; a refusal is logged, never raised."""
     try:
         yield from delete(collection, entity_id)
     except RequestRefused as error:
@@ -309,8 +324,8 @@ def change(
 ) -> Procedure[Any]:
     """Change an entity by JSON Patch with `If-Match`, from a fresh copy each time. Returns the last copy read.
 
-    `operations_for` is given the entity as it is and answers what is left to be done; nothing left means done, which
-    is also how a PATCH whose reply was lost is recognised.
+    `operations_for` takes the entity as it is and returns what is left to do; nothing left means done, which is also
+    how a PATCH whose reply was lost is recognised.
 
     Raises:
         VersionConflict: it was changed by others three times in a row.
@@ -346,7 +361,7 @@ def change(
 
 
 def race_if_gone(refusal: RequestRefused, *needed: tuple[Collection, str]) -> Procedure[NoReturn]:
-    """Explain a refusal by what another task may have removed.
+    """Explain a refusal by what another task may have deleted.
 
     Raises:
         RaceLost: one of the entities that the request needs is gone.
@@ -358,10 +373,14 @@ def race_if_gone(refusal: RequestRefused, *needed: tuple[Collection, str]) -> Pr
     raise refusal
 
 
+def get_if_exists(collection: Collection, entity_id: str) -> Procedure[Any | None]:
+    try:
+        return (yield from calls.get_entity(collection, entity_id))
+    except EntityNotFound:
+        return None
+
+
 def is_gone(collection: Collection, entity_id: str) -> Procedure[bool]:
     """Whether an entity has been deleted, or is about to be."""
-    try:
-        entity = yield from calls.get_entity(collection, entity_id)
-    except EntityNotFound:
-        return True
-    return entity.state == VANISHING or is_superseded(entity)
+    entity = yield from get_if_exists(collection, entity_id)
+    return entity is None or entity.state == VANISHING or is_superseded(entity)
