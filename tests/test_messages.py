@@ -264,7 +264,7 @@ def _other_data(stage: Stage) -> str:
     return stage.failure(lambda: stage.export("other data", dataset_ids=OTHER_DATASET))
 
 
-@provokes("flow run … was created at …, before … became what it is now")
+@provokes("flow run … was created at …, before … was changed at …")
 def _a_run_of_before_a_change(stage: Stage) -> str:
     ids = stage.export("a run of before")
     stage.adobe.run(ids["dataflow_id"])

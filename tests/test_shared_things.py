@@ -426,7 +426,7 @@ def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: De
     adobe.clock.advance(60)
     ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
     with pytest.raises(
-        ExportChanged, match=rf"flow run {before.id} was created at .*, before .* became what it is now"
+        ExportChanged, match=rf"flow run {before.id} was created at .*, before .* was changed at"
     ):
         adobe.run(check_run_is_of(other, ids, before))
     adobe.run(check_run_is_of(other, ids, run_of(adobe, ids)))
@@ -446,7 +446,7 @@ def test_a_run_of_before_its_dataset_came_back_does_not_pass_for_it() -> None:
     adobe.clock.advance(60)
     back = adobe.task(desired(), name="dag.export, run 3", if_exists="update")
     assert back.source_connection_id == ids.source_connection_id
-    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) became what it is now"):
+    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) was changed at"):
         adobe.run(check_run_is_of(desired(), back, other))
     adobe.run(check_run_is_of(desired(), back, run_of(adobe, back)))
 
@@ -469,7 +469,7 @@ def test_a_run_of_while_an_export_is_being_changed_does_not_pass(other: DesiredE
     ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
     (between,) = (adobe.run(calls.get_run(run["id"])) for run in runs)
     assert between.created_ms >= adobe.the("sourceConnections")["createdAt"]
-    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) became what it is now"):
+    with pytest.raises(ExportChanged, match=r"before dataflow 'dag.export' \(.*\) was changed at"):
         adobe.run(check_run_is_of(other, ids, between))
 
 
@@ -560,7 +560,7 @@ def test_a_run_of_before_the_account_was_another_does_not_pass() -> None:
     adobe.clock.advance(60)
     adobe.task(theirs, name="dag.export, run 3", if_exists="update")
     adobe.run(check_run_is_of(theirs, ids, after))
-    with pytest.raises(ExportChanged, match=r"before base connection 'airflow s3' \(.*\) became what it is now"):
+    with pytest.raises(ExportChanged, match=r"before base connection 'airflow s3' \(.*\) was changed at"):
         adobe.run(check_run_is_of(theirs, ids, before))
     by_id = theirs._replace(base=None, base_connection_id=ids.base_connection_id)
     with pytest.raises(ExportChanged, match=r"before base connection"):

@@ -1,4 +1,4 @@
-"""How what is at Adobe differs from what the user wants, what of that is refused, and what is only told."""
+"""How what exists differs from what is desired, and which of that is refused, which only logged."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _LONGEST_CHANGE_MS = 120_000  # from reading Adobe's time to the PATCH of a data
 
 
 class Comparison(NamedTuple):
-    """What is at Adobe, and in what it differs from a desired."""
+    """An entity at Adobe, and how it differs from the desired one."""
 
     collection: Collection
     found: Any
     differences: Sequence[Difference]
-    is_shared: bool = False  # with other exports, so that its mere existence is no reason to refuse
+    is_shared: bool = False  # with other exports, so its mere existence is no reason to refuse
 
     @property
     def title(self) -> str:
@@ -58,17 +58,17 @@ def compare(
     *,
     is_shared: bool = False,
 ) -> Comparison:
-    different = [Difference("name", desired.name, found.name, may_stay=True)] if found.name != desired.name else []
-    return Comparison(collection, found, [*different, *desired.differences(found)], is_shared)
+    renamed = [Difference("name", desired.name, found.name, may_stay=True)] if found.name != desired.name else []
+    return Comparison(collection, found, [*renamed, *desired.differences(found)], is_shared)
 
 
 def check_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
-    """Tell what differs, or refuse it all at once; nothing has been changed by then.
+    """Log what differs, or refuse all of it at once; nothing has been changed by then.
 
     Raises:
-        EntityExists: `if_exists="fail"`, except for what the task itself made in an earlier try and still is as wanted;
-            "reuse", and other data would be exported than the user wants, or to another place; "update", and a
-            difference is one that Adobe cannot change, or that another mapped task of the same DAG run has just made.
+        EntityExists: under "fail", unless the task itself created it in an earlier try and it is as desired; under
+            "reuse", if other data would be exported than desired, or to another place; under "update", if Adobe cannot
+            change a difference, or another mapped task of the same DAG run has just made it.
     """
     if policy.if_exists == "fail":
         refused = [
@@ -78,62 +78,63 @@ def check_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
         ]
         if refused:
             raise EntityExists(f"if_exists is 'fail' and there is already {'; '.join(refused)}")
-    telling = [
-        each._replace(differences=[different for different in each.differences if not _may_stay(different, policy)])
+    drifted = [
+        each._replace(differences=[difference for difference in each.differences if not _may_stay(difference, policy)])
         for each in comparisons
     ]
-    for each in telling:
-        fixed = [different for different in each.differences if different.is_fixed]
+    for each in drifted:
+        fixed = [difference for difference in each.differences if difference.is_fixed]
         if fixed and policy.if_exists == "update":
             raise EntityExists(cannot_change(each._replace(differences=fixed)))
-    telling = [each for each in telling if each.differences]
-    # Whichever of its entities tells of it: each mapped task has the whole export be as it asks for.
-    is_asked = any(each.what != "name" for comparison in comparisons for each in comparison.differences)
-    asked = telling or (is_asked and policy.if_exists == "update")
-    own = [each.found for each in comparisons if not each.is_shared] if asked else []
+    drifted = [each for each in drifted if each.differences]
+    # Any entity's mark counts: each mapped task wants the whole export its own way.
+    would_change = policy.if_exists == "update" and any(
+        difference.what != "name" for each in comparisons for difference in each.differences
+    )
+    own = [each.found for each in comparisons if not each.is_shared] if drifted or would_change else []
     siblings = [owner_of(found) for found in own if policy.owner.is_sibling(found)]
-    if siblings and not telling:
-        telling = [each for each in comparisons if each.differences]
-    if siblings or (telling and policy.if_exists == "reuse"):
-        raise EntityExists(_would_export_otherwise(telling, siblings, policy))
+    if siblings and not drifted:
+        drifted = [each for each in comparisons if each.differences]
+    if siblings or (drifted and policy.if_exists == "reuse"):
+        raise EntityExists(_would_export_other_data(drifted, siblings, policy))
     for each in comparisons:
-        for different in each.differences:
+        for difference in each.differences:
             if policy.if_exists == "update":
-                log.info("%s: %s; updating it", each.title, different)
+                log.info("%s: %s; updating it", each.title, difference)
             else:
-                log.warning("%s is reused as it is: %s", each.title, different)
+                log.warning("%s is reused as it is: %s", each.title, difference)
 
 
-def _may_stay(different: Difference, policy: SetupPolicy) -> bool:
-    """Whether the same data lands in the same place all the same, and a run comes for the task to wait for."""
-    return different.may_stay and not (policy.waits and different.what in ("interval", "timeUnit"))
+def _may_stay(difference: Difference, policy: SetupPolicy) -> bool:
+    """Whether the same data still lands in the same place, and the run comes that the task waits for."""
+    return difference.may_stay and not (policy.waits and difference.what in ("interval", "timeUnit"))
 
 
-def _would_export_otherwise(comparisons: Sequence[Comparison], siblings: Sequence[str], policy: SetupPolicy) -> str:
-    told = "; ".join(f"{each.title}: {'; '.join(map(str, each.differences))}" for each in comparisons)
+def _would_export_other_data(comparisons: Sequence[Comparison], siblings: Sequence[str], policy: SetupPolicy) -> str:
+    drift = "; ".join(f"{each.title}: {'; '.join(map(str, each.differences))}" for each in comparisons)
     if siblings:
         way_out = (
             f"it was set up by another mapped task of this DAG run ({siblings[0]}): give each its own name, such as "
             'name="… {{ ti.map_index }}"'
         )
-    elif any(different.is_fixed for each in comparisons for different in each.differences):
+    elif any(difference.is_fixed for each in comparisons for difference in each.differences):
         way_out = "Adobe cannot change that: give the export another name, or delete this one"
     else:
         way_out = "set if_exists='update' to change it, or give the export another name"
-    return f"if_exists is {policy.if_exists!r}, and other data would be exported than the DAG says: {told}; {way_out}"
+    return f"if_exists is {policy.if_exists!r}, and other data would be exported than the DAG says: {drift}; {way_out}"
 
 
 def cannot_change(comparison: Comparison) -> str:
-    told = "; ".join(map(str, comparison.differences))
-    return f"{comparison.title}: {told}. Adobe cannot change that; give the export another name."
+    differences = "; ".join(map(str, comparison.differences))
+    return f"{comparison.title}: {differences}. Adobe cannot change that; give the export another name."
 
 
 def check_run_is_of(desired: DesiredExport, ids: ExportIds, run: FlowRun) -> Procedure[None]:
-    """What a run has exported is what the task asked for: the export is so now, and was so when the run was created.
+    """Make sure that a run has exported what is desired: the export is so now, and was so when the run was created.
 
     Raises:
-        ExportChanged: somebody has changed it meanwhile, or it was changed after the run was created.
-        EntityNotFound: a part of it is gone.
+        ExportChanged: the export was changed while the task waited, or after the run was created.
+        EntityNotFound: a part of the export is gone.
     """
     base, source, target, dataflow = yield from gather(
         iter(calls.get_entity(BASE_CONNECTIONS, ids.base_connection_id)),
@@ -148,25 +149,25 @@ def check_run_is_of(desired: DesiredExport, ids: ExportIds, run: FlowRun) -> Pro
         compare(DATAFLOWS, desired.dataflow(source.id, target.id), dataflow),
     )
     for each in comparisons:
-        different = [str(different) for different in each.differences if not different.may_stay]
-        if different:
-            why = f"{each.title} was changed while the task waited: {'; '.join(different)}"
+        differences = [str(difference) for difference in each.differences if not difference.may_stay]
+        if differences:
+            why = f"{each.title} was changed while the task waited: {'; '.join(differences)}"
             raise ExportChanged(f"flow run {run.id} may have exported other data than the DAG says: {why}")
     since = (data_since_ms(base), source.created_ms, target.updated_ms, _data_changed_ms(dataflow))
     for since_ms, each in zip(since, comparisons, strict=True):
         if run.created_ms < since_ms:
-            told = f"flow run {run.id} was created at {when(run.created_ms)}, before {each.title} became what it is now"
-            advice = "wait for it with a sensor, which tells what became of it and not what it has exported"
             raise ExportChanged(
-                f"{told}, at {when(since_ms)}: it may have exported other data than the DAG says; {advice}"
+                f"flow run {run.id} was created at {when(run.created_ms)}, before {each.title} was changed at "
+                f"{when(since_ms)}: it may have exported other data than the DAG says; a sensor waits for such a run "
+                "without asking what it has exported"
             )
 
 
 def _data_changed_ms(dataflow: Dataflow) -> int:
-    """When a dataflow was last given another source connection or other folders; 0 if nothing tells.
+    """When a dataflow last got another source connection or other folders; 0 if nothing says so.
 
-    Adobe tells exactly, but of the last operation only, and not what of the schedule that changed. The mark keeps it,
-    but was written some requests before Adobe made the change, and a run may have been made between the two.
+    Adobe says exactly when, but only of the last operation, and not what of a schedule that changed. The mark keeps it,
+    but was written some requests before Adobe made the change, and a run may have been created between the two.
     """
     marked_ms, schedule_ms = data_since_ms(dataflow), dataflow.schedule_changed_ms
     is_that_change = schedule_ms - marked_ms < _LONGEST_CHANGE_MS
@@ -174,6 +175,7 @@ def _data_changed_ms(dataflow: Dataflow) -> int:
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:
+    """Log a warning for a dataflow that ends within 30 days, or has ended."""
     end_s = end_seconds(found.schedule)
     if end_s is not None and ends_soon(found, now):
         end = datetime.fromtimestamp(end_s, UTC)
