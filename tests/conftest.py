@@ -27,7 +27,7 @@ from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Cloc
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-    from tests.adobe import Adobe
+    from tests.adobe.served import ServedAdobe
     from tests.dag_runs import Finished
 
 # `make test` draws the same examples each time, so that a red one is red for the change at hand; a search draws others,
@@ -105,29 +105,21 @@ def run(request: pytest.FixtureRequest, platform: Platform, clock: Clock) -> Run
 def requests_of(platform: Platform) -> Callable[[], list[str]]:
     """The requests so far, without those for tokens: ["GET /flows", …]."""
 
-    def told() -> list[str]:
-        base = "/data/foundation/flowservice"
-        return [
-            f"{each.method} {each.path.removeprefix(base)}" for each in platform.requests if "/ims/" not in each.path
-        ]
+    from tests.adobe.in_process import requests_to
 
-    return told
+    return lambda: requests_to(platform)
 
 
 @pytest.fixture(scope="session")
-def _adobe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adobe]:
-    from tests.adobe import Adobe
-    from tests.real_airflow import emulator
+def _adobe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAdobe]:
+    from tests.adobe.served import served_adobe
 
-    data = tmp_path_factory.mktemp("adobe")
-    with emulator(data, "--late-seconds", "0", "--run-start-seconds", "0") as url:
-        adobe = Adobe(url, data)
+    with served_adobe(tmp_path_factory.mktemp("adobe"), "--late-seconds", "0", "--run-start-seconds", "0") as adobe:
         yield adobe
-        adobe.close()
 
 
 @pytest.fixture
-def adobe(_adobe_process: Adobe, monkeypatch: pytest.MonkeyPatch) -> Adobe:
+def adobe(_adobe_process: ServedAdobe, monkeypatch: pytest.MonkeyPatch) -> ServedAdobe:
     """The emulator in a process of its own, shared by all tests, and Airflow connections to it and to every storage."""
     from tests.real_airflow import connections
 

@@ -67,21 +67,6 @@ def connections(adobe_url: str) -> dict[str, str]:
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in given.items()}
 
 
-@contextlib.contextmanager
-def emulator(data: Path, *options: str) -> Iterator[str]:
-    """The emulator in a process of its own; gives its address."""
-    command = [sys.executable, "-m", "airflow_provider_aep.emulator", "--port", "0", "--data", str(data), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait(10)
-        if process.stdout:
-            process.stdout.close()
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

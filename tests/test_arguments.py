@@ -24,8 +24,9 @@ from airflow_provider_aep.operators import (
 )
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
-from tests.adobe import DATASET, OTHER_DATASET, Adobe, context
+from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.airflow_places import AirflowFailException, DagSerialization
+from tests.tasks import context
 
 S3 = AmazonS3("lake-exports", "profiles")
 GOOD: dict[type[Any], dict[str, Any]] = {
@@ -177,7 +178,7 @@ TEMPLATED: list[tuple[type[Any], str, Any]] = [
 
 @pytest.mark.parametrize(("kind", "argument", "value"), TEMPLATED)
 def test_a_wrong_value_from_upstream_is_refused_before_a_request(
-    kind: type[Any], argument: str, value: Any, adobe: Adobe
+    kind: type[Any], argument: str, value: Any, adobe: ServedAdobe
 ) -> None:
     """By an error that Airflow does not retry: another try would be given the same value."""
     without: dict[str, Any] = (
@@ -195,7 +196,7 @@ def test_a_wrong_value_from_upstream_is_refused_before_a_request(
 
     with pytest.raises(AirflowFailException, match=argument):
         one.execute(context())
-    assert adobe.requests == []
+    assert adobe.requests() == []
 
 
 @pytest.mark.parametrize(
@@ -207,12 +208,12 @@ def test_a_wrong_value_from_upstream_is_refused_before_a_request(
     ],
 )
 def test_a_wrong_value_inside_an_argument_is_refused_while_it_is_rendered(
-    arguments: dict[str, Any], words: str, adobe: Adobe
+    arguments: dict[str, Any], words: str, adobe: ServedAdobe
 ) -> None:
     one = made(EXPORT, **arguments)
     with pytest.raises(AirflowFailException, match=words):
         one.render_template_fields({"bucket": "Not A Bucket", "hours": "5", "day": "2026-01-01"})
-    assert adobe.requests == []
+    assert adobe.requests() == []
 
 
 @pytest.mark.parametrize("kind", GOOD)

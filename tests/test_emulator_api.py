@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.emulator_client import DATA_LAKE, PROFILE_STORE, PROFILES, S3, S3_PARAMS, START, Adobe, hourly, version
+from tests.adobe.caller import DATA_LAKE, PROFILE_STORE, PROFILES, S3, S3_PARAMS, START, Caller, hourly, version
 
 CONFIGS = f"/connectionSpecs/{DATA_LAKE}/configs?outputType=activationDatasets&outputField=datasets"
 SAMPLES = Path(__file__).parent / "samples"
@@ -45,11 +45,11 @@ KINDS = ("connections", "sourceConnections", "targetConnections", "flows")
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
-def bodies(adobe: Adobe) -> dict[str, Callable[[], dict[str, Any]]]:
+def bodies(adobe: Caller) -> dict[str, Callable[[], dict[str, Any]]]:
     """A right body for each POST, after what it refers to has been made."""
     return {
         "connections": lambda: {"name": "b", "connectionSpec": version(S3), "auth": login()},
@@ -75,7 +75,7 @@ def login() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("method", "path", "status"), OPERATIONS)
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_operation_of_the_openapi(adobe: Adobe, method: str, path: str, status: int, slash: str) -> None:
+def test_operation_of_the_openapi(adobe: Caller, method: str, path: str, status: int, slash: str) -> None:
     kind = path.split("/")[1]
     body: Any = bodies(adobe)[kind]() if method == "POST" else None
     more: dict[str, Any] = {}
@@ -108,7 +108,7 @@ def test_there_are_twenty_operations() -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "run"])
-def test_members_are_those_of_the_published_samples(adobe: Adobe, kind: str) -> None:
+def test_members_are_those_of_the_published_samples(adobe: Caller, kind: str) -> None:
     """Whatever stands in Adobe's example of an entity stands in ours, with a value of the same JSON type."""
     sample = json.loads((SAMPLES / f"reply_{kind}.json").read_text())
     if kind == "run":
@@ -141,7 +141,7 @@ def differences(expected: Any, found: Any, where: str) -> Any:
         yield f"{where} is {found!r}, not like {expected!r}"
 
 
-def test_secrets_never_come_back(adobe: Adobe) -> None:
+def test_secrets_never_come_back(adobe: Caller) -> None:
     secret = "s3cr3tS3cr3ts3cr3tS3cr3ts3cr3tS3cr3ts3cr"
     base = adobe.base(auth={"specName": "Access Key", "params": {"s3AccessKey": "A" * 20, "s3SecretKey": secret}})
 
@@ -151,7 +151,7 @@ def test_secrets_never_come_back(adobe: Adobe) -> None:
         assert reply.json()["items"][0]["auth"]["params"]["authorizedDate"] == "2027-01-15"
 
 
-def test_sandboxes_know_nothing_of_each_other(adobe: Adobe) -> None:
+def test_sandboxes_know_nothing_of_each_other(adobe: Caller) -> None:
     base = adobe.base()
     dev = {"headers": {"x-sandbox-name": "dev"}}
 
@@ -178,7 +178,7 @@ def test_sandboxes_know_nothing_of_each_other(adobe: Adobe) -> None:
         ("x-sandbox-id", "00000000-0000-0000-0000-000000000000", "400 FLOW-2110-400"),
     ],
 )
-def test_wrong_header(adobe: Adobe, header: str, value: str | None, expected: str) -> None:
+def test_wrong_header(adobe: Caller, header: str, value: str | None, expected: str) -> None:
     if value is None:
         del adobe.http.headers[header]
     else:
@@ -187,18 +187,18 @@ def test_wrong_header(adobe: Adobe, header: str, value: str | None, expected: st
     assert expected == adobe.refused("GET", "/flows")
 
 
-def test_an_empty_organisation_header(adobe: Adobe) -> None:
+def test_an_empty_organisation_header(adobe: Caller) -> None:
     assert adobe.refused("GET", "/flows", headers={"x-gw-ims-org-id": ""}) == "401 FLOW-2001-401"
 
 
 def test_error_code_may_be_a_number(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, integer_error_codes=True)
+    adobe = Caller(tmp_path, integer_error_codes=True)
     adobe.platform.expire_tokens()
 
     assert adobe.call("GET", "/flows").json() == {"error_code": 401013, "message": "Oauth token is not valid"}
 
 
-def test_content_type_is_required_with_a_body(adobe: Adobe) -> None:
+def test_content_type_is_required_with_a_body(adobe: Caller) -> None:
     url = "/data/foundation/flowservice/connections"
     reply = adobe.http.post(url, content=b'{"name": "x"}', headers={"Content-Type": "text/plain"})
 
@@ -209,7 +209,7 @@ def test_content_type_is_required_with_a_body(adobe: Adobe) -> None:
     )
 
 
-def test_not_found_and_version_mismatch_are_worded_as_published(adobe: Adobe) -> None:
+def test_not_found_and_version_mismatch_are_worded_as_published(adobe: Caller) -> None:
     flow = adobe.flow()
     etag = adobe.item(f"/flows/{flow}")["etag"]
 
@@ -240,7 +240,7 @@ def test_not_found_and_version_mismatch_are_worded_as_published(adobe: Adobe) ->
         ("GET", "/connectionSpecs/nowhere/configs", 404),
     ],
 )
-def test_what_is_not_there(adobe: Adobe, method: str, path: str, status: int) -> None:
+def test_what_is_not_there(adobe: Caller, method: str, path: str, status: int) -> None:
     assert status == adobe.call(method, path).status_code
 
 
@@ -248,11 +248,11 @@ def test_what_is_not_there(adobe: Adobe, method: str, path: str, status: int) ->
     ("method", "path"),
     [("POST", "/runs"), ("PUT", "/runs/x"), ("PATCH", "/runs/x"), ("DELETE", "/runs/x")],
 )
-def test_runs_can_only_be_read(adobe: Adobe, method: str, path: str) -> None:
+def test_runs_can_only_be_read(adobe: Caller, method: str, path: str) -> None:
     assert adobe.refused(method, path, {"flowId": "x"}) == "400 FLOW-1427-400"
 
 
-def test_every_dataset_is_listed_once(adobe: Adobe) -> None:
+def test_every_dataset_is_listed_once(adobe: Caller) -> None:
     first, second = adobe.get(f"{CONFIGS}&limit=20"), adobe.get(f"{CONFIGS}&start=20&limit=20")
 
     assert first["pageInfo"] == {"start": 0, "end": 19, "total": 28, "hasNext": True}
@@ -263,7 +263,7 @@ def test_every_dataset_is_listed_once(adobe: Adobe) -> None:
     assert len(adobe.get(f"{CONFIGS.replace(DATA_LAKE, S3)}&limit=100")["items"]) == 28
 
 
-def test_dataset_records_can_be_trimmed(adobe: Adobe) -> None:
+def test_dataset_records_can_be_trimmed(adobe: Caller) -> None:
     whole = adobe.get(CONFIGS)["items"][0]
     trimmed = adobe.get(f"{CONFIGS}&properties=name,state,viewId")["items"][0]
 
@@ -276,11 +276,11 @@ def test_dataset_records_can_be_trimmed(adobe: Adobe) -> None:
 @pytest.mark.parametrize(
     "query", ["", "?outputType=activationDatasets", f"?{CONFIGS.partition('?')[2]}&limit=0", "?start=x"]
 )
-def test_datasets_need_right_parameters(adobe: Adobe, query: str) -> None:
+def test_datasets_need_right_parameters(adobe: Caller, query: str) -> None:
     assert adobe.call("GET", f"/connectionSpecs/{DATA_LAKE}/configs{query}").status_code == 400
 
 
-def test_specs_can_be_found_by_name(adobe: Adobe) -> None:
+def test_specs_can_be_found_by_name(adobe: Caller) -> None:
     specs = {one["name"]: one["id"] for one in adobe.get("/connectionSpecs")["items"]}
     found = adobe.get("/flowSpecs", params={"property": "name==Data Landing Zone"})["items"]
 
@@ -295,7 +295,7 @@ def test_specs_can_be_found_by_name(adobe: Adobe) -> None:
     assert S3 in adobe.item("/flowSpecs/269ba276-16fc-47db-92b0-c1049a3c131f")["targetConnectionSpecIds"]
 
 
-def test_the_document_of_a_connection_spec(adobe: Adobe) -> None:
+def test_the_document_of_a_connection_spec(adobe: Caller) -> None:
     spec = adobe.item(f"/connectionSpecs/{S3}")
     target = spec["targetSpec"]["spec"]
 
@@ -306,12 +306,12 @@ def test_the_document_of_a_connection_spec(adobe: Adobe) -> None:
     assert spec["flowSpecId"] == "269ba276-16fc-47db-92b0-c1049a3c131f"
 
 
-def test_a_connection_can_be_tested(adobe: Adobe) -> None:
+def test_a_connection_can_be_tested(adobe: Caller) -> None:
     assert adobe.get(f"/connections/{adobe.base()}/test") == {"result": True}
     assert adobe.refused("GET", "/connections/nowhere/test") == "404 FLOW-1439-404"
 
 
-def test_audiences_can_be_set_up_beside_datasets(adobe: Adobe) -> None:
+def test_audiences_can_be_set_up_beside_datasets(adobe: Caller) -> None:
     source = adobe.post("/sourceConnections", {"name": "Profile Store", "connectionSpec": version(PROFILE_STORE)})
     base = adobe.base()
     params = {"mode": "Server-to-server", "bucketName": "b23", "path": "x", "compression": "NONE", "fileType": "CSV"}
@@ -338,7 +338,7 @@ def test_audiences_can_be_set_up_beside_datasets(adobe: Adobe) -> None:
     assert adobe.refused("POST", "/flows", adobe.flow_body(adobe.source(), target)) == "400 FLOW-1425-400"
 
 
-def test_the_log_of_creations_remembers_deletions(adobe: Adobe) -> None:
+def test_the_log_of_creations_remembers_deletions(adobe: Caller) -> None:
     first, second = adobe.base("one"), adobe.base("two")
     adobe.call("DELETE", f"/connections/{first}")
 
@@ -347,7 +347,7 @@ def test_the_log_of_creations_remembers_deletions(adobe: Adobe) -> None:
     ]
 
 
-def test_many_callers_at_once(adobe: Adobe) -> None:
+def test_many_callers_at_once(adobe: Caller) -> None:
     """Threads share a platform: nothing is made twice, lost, or given another's ID."""
     flow = adobe.flow(scheduleParams=hourly(start=START))
 
@@ -375,7 +375,7 @@ MEMBERS += ["targetConnectionIds", "scheduleParams", "transformations", "descrip
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(KINDS), member=st.sampled_from(MEMBERS), value=JSON)
-def test_no_body_brings_it_down(adobe: Adobe, kind: str, member: str, value: Any) -> None:
+def test_no_body_brings_it_down(adobe: Caller, kind: str, member: str, value: Any) -> None:
     """A body with any one member replaced by anything is taken or refused, never a crash (500)."""
     reply = adobe.call("POST", f"/{kind}", {**bodies(adobe)[kind](), member: value})
 
@@ -389,7 +389,7 @@ def test_no_body_brings_it_down(adobe: Adobe, kind: str, member: str, value: Any
     path=st.lists(st.sampled_from([*MEMBERS, "interval", "datasets", "0", "-", ""]), max_size=3),
     value=JSON,
 )
-def test_no_patch_brings_it_down(adobe: Adobe, kind: str, operation: Any, path: list[str], value: Any) -> None:
+def test_no_patch_brings_it_down(adobe: Caller, kind: str, operation: Any, path: list[str], value: Any) -> None:
     entity = adobe.post(f"/{kind}", bodies(adobe)[kind]())
     body = {"op": operation, "path": "/" + "/".join(path), "value": value}
 

@@ -14,17 +14,17 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator.faults import Fault, Faults
-from tests.emulator_client import DLZ, FLOW_SERVICE, HEADERS, Adobe, version
+from tests.adobe.caller import DLZ, FLOW_SERVICE, HEADERS, Caller, version
 
 BODY = {"name": "b", "connectionSpec": version(DLZ)}
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
-def made(adobe: Adobe) -> int:
+def made(adobe: Caller) -> int:
     return len(adobe.platform.creations)
 
 
@@ -38,7 +38,7 @@ def made(adobe: Adobe) -> int:
         ("hang", httpx.ReadTimeout, 0),
     ],
 )
-def test_no_answer_arrives(adobe: Adobe, kind: str, error: type[Exception], work: int) -> None:
+def test_no_answer_arrives(adobe: Caller, kind: str, error: type[Exception], work: int) -> None:
     getattr(adobe.platform.faults, kind)("POST /connections")
 
     with pytest.raises(error):
@@ -51,7 +51,7 @@ def test_no_answer_arrives(adobe: Adobe, kind: str, error: type[Exception], work
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_status_before_or_after_the_work(adobe: Adobe, after: bool) -> None:
+def test_a_status_before_or_after_the_work(adobe: Caller, after: bool) -> None:
     adobe.platform.faults.status("POST /connections", 502, after=after, body="html")
 
     reply = adobe.call("POST", "/connections", BODY)
@@ -60,7 +60,7 @@ def test_a_status_before_or_after_the_work(adobe: Adobe, after: bool) -> None:
     assert made(adobe) == after
 
 
-def test_silence_after_the_work(adobe: Adobe) -> None:
+def test_silence_after_the_work(adobe: Caller) -> None:
     adobe.platform.faults.hang("POST /connections", after=True)
 
     with pytest.raises(httpx.ReadTimeout):
@@ -68,7 +68,7 @@ def test_silence_after_the_work(adobe: Adobe) -> None:
     assert made(adobe) == 1
 
 
-def test_too_many_requests(adobe: Adobe) -> None:
+def test_too_many_requests(adobe: Caller) -> None:
     adobe.platform.faults.status("GET /flows", 429, retry_after="7")
     adobe.platform.faults.status("GET /runs", 429, retry_after="date:60", body="empty")
 
@@ -81,7 +81,7 @@ def test_too_many_requests(adobe: Adobe) -> None:
     assert dated.content == b""
 
 
-def test_which_requests_are_struck(adobe: Adobe) -> None:
+def test_which_requests_are_struck(adobe: Caller) -> None:
     faults = adobe.platform.faults
     faults.status("GET /connections", 500, skip=1, times=2)
     faults.status("DELETE *", 501)
@@ -97,7 +97,7 @@ def test_which_requests_are_struck(adobe: Adobe) -> None:
     assert adobe.call("GET", path).status_code == 200
 
 
-def test_an_outage(adobe: Adobe) -> None:
+def test_an_outage(adobe: Caller) -> None:
     adobe.platform.faults.status("*", 503, times=None)
 
     assert adobe.http.post("https://ims-na1.adobelogin.com/ims/token/v3").status_code == 503
@@ -136,7 +136,7 @@ def test_faults_that_mean_nothing(members: dict[str, Any], message: str) -> None
 
 def test_latency_of_requests_side_by_side(tmp_path: Path) -> None:
     """Through an async client many slow requests wait at the same time."""
-    adobe = Adobe(tmp_path, latency=0.1)
+    adobe = Caller(tmp_path, latency=0.1)
     headers = {**HEADERS, "Authorization": adobe.http.headers["Authorization"]}
 
     async def ask() -> list[int]:
@@ -152,7 +152,7 @@ def test_latency_of_requests_side_by_side(tmp_path: Path) -> None:
     assert 0.1 <= time.perf_counter() - started < 1
 
 
-def test_a_delay_for_one_request(adobe: Adobe) -> None:
+def test_a_delay_for_one_request(adobe: Caller) -> None:
     adobe.platform.faults.delay("GET /flows", 0.1)
 
     started = time.perf_counter()

@@ -9,19 +9,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.emulator_client import EVENTS, LOYALTY, S3, START, Adobe, hourly
+from tests.adobe.caller import EVENTS, LOYALTY, S3, START, Caller, hourly
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
 def names(found: dict[str, Any]) -> list[str]:
     return [one["name"] for one in found["items"]]
 
 
-def bases(adobe: Adobe, *given: str) -> list[str]:
+def bases(adobe: Caller, *given: str) -> list[str]:
     """Base connections of these names, each a second younger than the one before."""
     ids = []
     for name in given:
@@ -32,7 +32,7 @@ def bases(adobe: Adobe, *given: str) -> list[str]:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("order", ["", "orderby=createdAt&", "orderby=-createdAt&", "orderby=name,-createdAt&"])
-def test_pages_hold_each_entity_once(adobe: Adobe, limit: int, order: str) -> None:
+def test_pages_hold_each_entity_once(adobe: Caller, limit: int, order: str) -> None:
     ids = bases(adobe, *"abcabca")
 
     path, found = f"/connections?{order}limit={limit}", []
@@ -46,7 +46,7 @@ def test_pages_hold_each_entity_once(adobe: Adobe, limit: int, order: str) -> No
     assert sorted(found) == sorted(ids)
 
 
-def test_tokens_need_encoding(adobe: Adobe) -> None:
+def test_tokens_need_encoding(adobe: Caller) -> None:
     bases(adobe, "a", "b", "c")
 
     href = adobe.get("/connections?limit=1&property=state==enabled")["_links"]["next"]["href"]
@@ -61,7 +61,7 @@ def test_tokens_need_encoding(adobe: Adobe) -> None:
     assert adobe.refused("GET", "/connections?continuationToken=made-up") == "400 FLOW-1453-400"
 
 
-def test_a_token_cut_out_of_href_without_decoding_is_read(adobe: Adobe) -> None:
+def test_a_token_cut_out_of_href_without_decoding_is_read(adobe: Caller) -> None:
     """The client aepp does so: href.split("=")[1], passed on as a parameter; with Adobe that works."""
     bases(adobe, "a", "b", "c")
     href = adobe.get("/connections?limit=1&orderby=name")["_links"]["next"]["href"]
@@ -71,7 +71,7 @@ def test_a_token_cut_out_of_href_without_decoding_is_read(adobe: Adobe) -> None:
     assert names(adobe.get("/connections", params=params)) == ["b"]
 
 
-def test_a_page_follows_the_entity_before_it_whatever_was_made_meanwhile(adobe: Adobe) -> None:
+def test_a_page_follows_the_entity_before_it_whatever_was_made_meanwhile(adobe: Caller) -> None:
     bases(adobe, "a", "b", "c")
     page = adobe.get("/connections?limit=2&orderby=-createdAt")
     bases(adobe, "d", "e")
@@ -81,7 +81,7 @@ def test_a_page_follows_the_entity_before_it_whatever_was_made_meanwhile(adobe: 
 
 
 def test_pages_may_shift(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, shifting_pages=True)
+    adobe = Caller(tmp_path, shifting_pages=True)
     bases(adobe, "a", "b", "c")
     page = adobe.get("/connections?limit=2&orderby=-createdAt")
     bases(adobe, "d", "e")
@@ -89,7 +89,7 @@ def test_pages_may_shift(tmp_path: Path) -> None:
     assert names(adobe.get(page["_links"]["next"]["href"])) == ["c", "b"]
 
 
-def test_order(adobe: Adobe) -> None:
+def test_order(adobe: Caller) -> None:
     first, _, _ = bases(adobe, "b", "a", "c")
 
     assert names(adobe.get("/connections?orderby=createdAt")) == ["b", "a", "c"]
@@ -102,7 +102,7 @@ def test_order(adobe: Adobe) -> None:
     assert adobe.refused("GET", "/connections?orderby=colour") == "400 FLOW-1432-400"
 
 
-def test_limits(adobe: Adobe) -> None:
+def test_limits(adobe: Caller) -> None:
     bases(adobe, *(f"n{number:03}" for number in range(105)))
 
     assert len(adobe.get("/connections")["items"]) == 20
@@ -112,7 +112,7 @@ def test_limits(adobe: Adobe) -> None:
         assert adobe.refused("GET", f"/connections?limit={value}") == "400 FLOW-1453-400"
 
 
-def test_count(adobe: Adobe) -> None:
+def test_count(adobe: Caller) -> None:
     bases(adobe, "a", "b", "b")
 
     assert adobe.get("/connections?count=true") == {"count": 3}
@@ -142,7 +142,7 @@ def test_count(adobe: Adobe) -> None:
         ("property=auth.specName==Access%20Key&limit=2&orderby=name", "ab"),
     ],
 )
-def test_filters(adobe: Adobe, query: str, expected: str) -> None:
+def test_filters(adobe: Caller, query: str, expected: str) -> None:
     bases(adobe, "a", "b", "c", "d e")
 
     found = names(adobe.get(f"/connections?{query}"))
@@ -162,17 +162,17 @@ def test_filters(adobe: Adobe, query: str, expected: str) -> None:
         ("colour=red", 1451),
     ],
 )
-def test_filters_refused(adobe: Adobe, query: str, code: int) -> None:
+def test_filters_refused(adobe: Caller, query: str, code: int) -> None:
     assert adobe.refused("GET", f"/connections?{query}") == f"400 FLOW-{code}-400"
 
 
-def test_an_ampersand_in_a_value_is_part_of_it(adobe: Adobe) -> None:
+def test_an_ampersand_in_a_value_is_part_of_it(adobe: Caller) -> None:
     bases(adobe, "A&B", "A")
 
     assert names(adobe.get("/connections", params={"property": "name==A&B"})) == ["A&B"]
 
 
-def test_filters_through_lists(adobe: Adobe) -> None:
+def test_filters_through_lists(adobe: Caller) -> None:
     flow, other = adobe.flow(name="one"), adobe.flow(EVENTS, name="two")
     found = adobe.item(f"/flows/{flow}")
     adobe.call("POST", f"/flows/{other}/action?op=disable")
@@ -191,7 +191,7 @@ def test_filters_through_lists(adobe: Adobe) -> None:
         assert sorted(names(adobe.get("/flows", params={"property": condition}))) == expected
 
 
-def test_source_connections_are_found_by_their_datasets(adobe: Adobe) -> None:
+def test_source_connections_are_found_by_their_datasets(adobe: Caller) -> None:
     adobe.source(EVENTS, name="one")
     adobe.source(LOYALTY, EVENTS, name="two")
     path = "/sourceConnections"
@@ -199,7 +199,7 @@ def test_source_connections_are_found_by_their_datasets(adobe: Adobe) -> None:
     assert names(adobe.get(path, params={"property": f"params.datasets[].dataSetId=={LOYALTY}"})) == ["two"]
 
 
-def test_filters_of_runs(adobe: Adobe) -> None:
+def test_filters_of_runs(adobe: Caller) -> None:
     one = adobe.flow(scheduleParams=hourly(start=START))
     two = adobe.flow(scheduleParams=hourly(start=START + 60))
     adobe.clock.advance(150)
@@ -218,7 +218,7 @@ def test_filters_of_runs(adobe: Adobe) -> None:
         assert len(adobe.get("/runs", params={"property": condition})["items"]) == expected
 
 
-def test_search(adobe: Adobe) -> None:
+def test_search(adobe: Caller) -> None:
     bases(adobe, *(f"n{number:03}" for number in range(105)))
     flow = adobe.flow(name="export")
 
@@ -235,7 +235,7 @@ def test_search(adobe: Adobe) -> None:
     assert found["items"] == [{"id": flow, "name": "export", "state": "enabled"}]
 
 
-def test_filters_can_be_refused(adobe: Adobe) -> None:
+def test_filters_can_be_refused(adobe: Caller) -> None:
     flow = adobe.flow()
     adobe.platform.refuse_filter("updatedAt", kind="runs", operator=">", code=1449)
     adobe.platform.refuse_filter("flowId", several=True, code=1443)
@@ -249,7 +249,7 @@ def test_filters_can_be_refused(adobe: Adobe) -> None:
 
 
 def test_a_list_may_lag_behind(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, list_delay=10)
+    adobe = Caller(tmp_path, list_delay=10)
     adobe.clock.advance(100)
     base = adobe.base("late")
 
@@ -262,7 +262,7 @@ def test_a_list_may_lag_behind(tmp_path: Path) -> None:
     assert names(adobe.get("/connections?property=name==late")) == ["late"]
 
 
-def test_twenty_thousand_runs(adobe: Adobe) -> None:
+def test_twenty_thousand_runs(adobe: Caller) -> None:
     """A page costs what it holds, and not what the listing holds; the bounds are generous for slow machines."""
     flows = [adobe.flow(name=f"f{number}") for number in range(20)]
     for flow in flows:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulator_client import (
+from tests.adobe.caller import (
     DATA_LAKE,
     DLZ,
     EVENTS,
@@ -19,7 +19,7 @@ from tests.emulator_client import (
     S3_LOGIN,
     S3_PARAMS,
     START,
-    Adobe,
+    Caller,
     hourly,
     once,
     version,
@@ -33,8 +33,8 @@ FORMAT = {"datasetFileType": "PARQUET", "compression": "NONE"}
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
 def login(name: str, **params: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("spec", "auth"), LOGINS)
-def test_every_login_is_taken_and_masked(adobe: Adobe, spec: str, auth: dict[str, Any] | None) -> None:
+def test_every_login_is_taken_and_masked(adobe: Caller, spec: str, auth: dict[str, Any] | None) -> None:
     base = adobe.base(spec=spec, auth=auth)
 
     found = adobe.item(f"/connections/{base}")
@@ -87,7 +87,7 @@ def test_every_login_is_taken_and_masked(adobe: Adobe, spec: str, auth: dict[str
 
 
 @pytest.mark.parametrize(("spec", "params"), PLACES)
-def test_every_place_is_taken(adobe: Adobe, spec: str, params: dict[str, Any]) -> None:
+def test_every_place_is_taken(adobe: Caller, spec: str, params: dict[str, Any]) -> None:
     auth = next(auth for each, auth in LOGINS if each == spec)
     base = adobe.base(spec=spec, auth=auth)
     body = {"name": "t", "baseConnectionId": base, "connectionSpec": version(spec), "params": {**params, **FORMAT}}
@@ -96,7 +96,7 @@ def test_every_place_is_taken(adobe: Adobe, spec: str, params: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("auth", [{}, {"auth": None}])
-def test_the_landing_zone_takes_no_login(adobe: Adobe, auth: dict[str, Any]) -> None:
+def test_the_landing_zone_takes_no_login(adobe: Caller, auth: dict[str, Any]) -> None:
     adobe.base(spec=DLZ, **auth)
 
 
@@ -141,14 +141,14 @@ def test_the_landing_zone_takes_no_login(adobe: Adobe, auth: dict[str, Any]) -> 
         ({"state": "disabled"}, "400 FLOW-1410-400"),
     ],
 )
-def test_base_connection_refused(adobe: Adobe, change: dict[str, Any], expected: str) -> None:
+def test_base_connection_refused(adobe: Caller, change: dict[str, Any], expected: str) -> None:
     body = {"name": "b", "connectionSpec": version(S3), "auth": S3_LOGIN, **change}
 
     assert adobe.refused("POST", "/connections", body) == expected
     assert adobe.platform.creations == []
 
 
-def test_a_secret_is_not_repeated_in_a_refusal(adobe: Adobe) -> None:
+def test_a_secret_is_not_repeated_in_a_refusal(adobe: Caller) -> None:
     body = {
         "name": "b",
         "connectionSpec": version(S3),
@@ -158,7 +158,7 @@ def test_a_secret_is_not_repeated_in_a_refusal(adobe: Adobe) -> None:
     assert "planted" not in adobe.call("POST", "/connections", body).text
 
 
-def test_a_bad_spec_id_is_worded_as_published(adobe: Adobe) -> None:
+def test_a_bad_spec_id_is_worded_as_published(adobe: Caller) -> None:
     body = {"name": "b", "connectionSpec": version("nowhere")}
 
     assert adobe.call("POST", "/connections", body).json()["message"] == "Please provide a valid spec id"
@@ -178,7 +178,7 @@ def test_a_bad_spec_id_is_worded_as_published(adobe: Adobe) -> None:
         ({"params": {"datasets": [{"dataSetId": PROFILES}, {"dataSetId": PROFILES}]}}, INVALID),
     ],
 )
-def test_source_connection_refused(adobe: Adobe, change: dict[str, Any], expected: str) -> None:
+def test_source_connection_refused(adobe: Caller, change: dict[str, Any], expected: str) -> None:
     body = {
         "name": "s",
         "connectionSpec": version(DATA_LAKE),
@@ -189,7 +189,7 @@ def test_source_connection_refused(adobe: Adobe, change: dict[str, Any], expecte
     assert adobe.refused("POST", "/sourceConnections", body) == expected
 
 
-def test_a_dataset_needs_no_name_and_data_may_be_given(adobe: Adobe) -> None:
+def test_a_dataset_needs_no_name_and_data_may_be_given(adobe: Caller) -> None:
     params = {"datasets": [{"dataSetId": PROFILES}]}
     source = adobe.source(params=params, data={"format": "parquet"})
 
@@ -220,7 +220,7 @@ def test_a_dataset_needs_no_name_and_data_may_be_given(adobe: Adobe) -> None:
         ({"params": {**S3_PARAMS, "includeFileManifest": "true"}}, INVALID),
     ],
 )
-def test_target_connection_refused(adobe: Adobe, change: dict[str, Any], expected: str) -> None:
+def test_target_connection_refused(adobe: Caller, change: dict[str, Any], expected: str) -> None:
     body = {
         "name": "t",
         "baseConnectionId": adobe.base(),
@@ -232,7 +232,7 @@ def test_target_connection_refused(adobe: Adobe, change: dict[str, Any], expecte
     assert adobe.refused("POST", "/targetConnections", body) == expected
 
 
-def test_sftp_wants_remote_path_and_not_path(adobe: Adobe) -> None:
+def test_sftp_wants_remote_path_and_not_path(adobe: Caller) -> None:
     base = adobe.base(spec=SFTP, auth=LOGINS[6][1])
     body = {
         "name": "t",
@@ -248,7 +248,7 @@ def test_sftp_wants_remote_path_and_not_path(adobe: Adobe) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["goog-lake", "my-google-lake", "g00gle", "my-g0ogle", "Lake", "ab"])
-def test_gcs_bucket_names(adobe: Adobe, bucket: str) -> None:
+def test_gcs_bucket_names(adobe: Caller, bucket: str) -> None:
     base = adobe.base(spec=GCS, auth=LOGINS[5][1])
     params = {"bucketName": bucket, "path": "a", **FORMAT}
     body = {"name": "t", "baseConnectionId": base, "connectionSpec": version(GCS), "params": params}
@@ -257,7 +257,7 @@ def test_gcs_bucket_names(adobe: Adobe, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("container", ["a", "ab", "A23", "a--b", "-ab", "a" * 64])
-def test_blob_container_names(adobe: Adobe, container: str) -> None:
+def test_blob_container_names(adobe: Caller, container: str) -> None:
     base = adobe.base(spec=BLOB, auth=LOGINS[2][1])
     params = {"container": container, "path": "a", **FORMAT}
     body = {"name": "t", "baseConnectionId": base, "connectionSpec": version(BLOB), "params": params}
@@ -266,7 +266,7 @@ def test_blob_container_names(adobe: Adobe, container: str) -> None:
 
 
 def test_the_rules_of_2023_can_be_had(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, seed_rules=True)
+    adobe = Caller(tmp_path, seed_rules=True)
 
     flow = adobe.flow(params={"compression": "NONE"}, scheduleParams=hourly(24))
 
@@ -274,13 +274,13 @@ def test_the_rules_of_2023_can_be_had(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interval", [3, 6, 9, 12, "3"])
-def test_hours_that_adobe_offers(adobe: Adobe, interval: int | str) -> None:
+def test_hours_that_adobe_offers(adobe: Caller, interval: int | str) -> None:
     flow = adobe.flow(scheduleParams=hourly(interval))
 
     assert adobe.item(f"/flows/{flow}")["scheduleParams"]["interval"] == int(interval)
 
 
-def test_other_schedules_that_adobe_offers(adobe: Adobe) -> None:
+def test_other_schedules_that_adobe_offers(adobe: Caller) -> None:
     for schedule in (
         once(),
         hourly(1, timeUnit="day"),
@@ -293,7 +293,7 @@ def test_other_schedules_that_adobe_offers(adobe: Adobe) -> None:
         adobe.flow(scheduleParams=schedule)
 
 
-def test_the_end_defaults_to_half_a_year_and_is_told(adobe: Adobe) -> None:
+def test_the_end_defaults_to_half_a_year_and_is_told(adobe: Caller) -> None:
     flow = adobe.flow(scheduleParams=hourly())
 
     days = (adobe.item(f"/flows/{flow}")["scheduleParams"]["endTime"] - START) / 86_400
@@ -331,7 +331,7 @@ def test_the_end_defaults_to_half_a_year_and_is_told(adobe: Adobe) -> None:
         hourly(foldernameTemplate=7),
     ],
 )
-def test_schedule_refused(adobe: Adobe, schedule: Any) -> None:
+def test_schedule_refused(adobe: Caller, schedule: Any) -> None:
     body = adobe.flow_body(adobe.source(), adobe.target(adobe.base()), scheduleParams=schedule)
 
     assert adobe.refused("POST", "/flows", body) == INVALID
@@ -357,7 +357,7 @@ def test_schedule_refused(adobe: Adobe, schedule: Any) -> None:
         ({"state": "enabled"}, "400 FLOW-1410-400"),
     ],
 )
-def test_dataflow_refused(adobe: Adobe, change: dict[str, Any], expected: str) -> None:
+def test_dataflow_refused(adobe: Caller, change: dict[str, Any], expected: str) -> None:
     body = adobe.flow_body(adobe.source(), adobe.target(adobe.base()), **change)
 
     if expected == "201":
@@ -370,7 +370,7 @@ def replace(path: str, value: Any) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
 
 
-def test_a_patch_needs_the_current_etag(adobe: Adobe) -> None:
+def test_a_patch_needs_the_current_etag(adobe: Caller) -> None:
     base = adobe.base()
     path, body = f"/connections/{base}", [replace("/name", "x")]
     etag = adobe.item(path)["etag"]
@@ -404,7 +404,7 @@ def test_a_patch_needs_the_current_etag(adobe: Adobe) -> None:
         ({"op": "remove", "path": "/scheduleParams/nothing"}, "400 FLOW-1455-400"),
     ],
 )
-def test_patch_of_a_dataflow_refused(adobe: Adobe, operation: dict[str, Any], expected: str) -> None:
+def test_patch_of_a_dataflow_refused(adobe: Caller, operation: dict[str, Any], expected: str) -> None:
     path = f"/flows/{adobe.flow()}"
     before = adobe.item(path)
 
@@ -412,7 +412,7 @@ def test_patch_of_a_dataflow_refused(adobe: Adobe, operation: dict[str, Any], ex
     assert adobe.item(path) == before
 
 
-def test_an_empty_patch(adobe: Adobe) -> None:
+def test_an_empty_patch(adobe: Caller) -> None:
     path = f"/flows/{adobe.flow()}"
     headers = {"If-Match": adobe.item(path)["etag"]}
 
@@ -421,7 +421,7 @@ def test_an_empty_patch(adobe: Adobe) -> None:
     assert adobe.refused("PATCH", path, replace("/name", "x"), headers=headers) == "400 FLOW-1455-400"
 
 
-def test_the_operations_of_a_patch_in_any_case(adobe: Adobe) -> None:
+def test_the_operations_of_a_patch_in_any_case(adobe: Caller) -> None:
     path = f"/flows/{adobe.flow()}"
 
     reply = adobe.patch(
@@ -437,7 +437,7 @@ def test_the_operations_of_a_patch_in_any_case(adobe: Adobe) -> None:
     assert len(found["lastOperation"]["ops"]) == 2
 
 
-def test_a_schedule_is_replaced_and_not_merged(adobe: Adobe) -> None:
+def test_a_schedule_is_replaced_and_not_merged(adobe: Caller) -> None:
     path = f"/flows/{adobe.flow(scheduleParams=hourly(foldernameTemplate='%DATASET_ID%'))}"
 
     assert adobe.patch(path, replace("/scheduleParams", {"startTime": int(START) + 9000})).status_code == 200
@@ -445,7 +445,7 @@ def test_a_schedule_is_replaced_and_not_merged(adobe: Adobe) -> None:
     assert adobe.item(path)["scheduleParams"].keys() == {"startTime", "endTime"}
 
 
-def test_a_dataflow_gets_another_source(adobe: Adobe) -> None:
+def test_a_dataflow_gets_another_source(adobe: Caller) -> None:
     path, source = f"/flows/{adobe.flow()}", adobe.source(EVENTS, LOYALTY)
 
     assert adobe.patch(path, replace("/sourceConnectionIds", [source])).status_code == 200
@@ -455,7 +455,7 @@ def test_a_dataflow_gets_another_source(adobe: Adobe) -> None:
     assert found["inheritedAttributes"]["sourceConnections"][0]["id"] == source
 
 
-def test_what_a_connection_cannot_change(adobe: Adobe) -> None:
+def test_what_a_connection_cannot_change(adobe: Caller) -> None:
     base, source = adobe.base(), adobe.source()
     target = adobe.target(base)
     datasets = {"datasets": [{"dataSetId": EVENTS}]}
@@ -472,7 +472,7 @@ def test_what_a_connection_cannot_change(adobe: Adobe) -> None:
         assert adobe.refused("PATCH", path, [operation], headers=headers) == expected
 
 
-def test_what_a_connection_can_change(adobe: Adobe) -> None:
+def test_what_a_connection_can_change(adobe: Caller) -> None:
     base = adobe.base()
     target = adobe.target(base)
 
@@ -490,7 +490,7 @@ def test_what_a_connection_can_change(adobe: Adobe) -> None:
     assert found["params"] == {**S3_PARAMS, "path": "new", "includeFileManifest": True}
 
 
-def test_a_login_can_only_be_replaced_by_a_right_one(adobe: Adobe) -> None:
+def test_a_login_can_only_be_replaced_by_a_right_one(adobe: Caller) -> None:
     path = f"/connections/{adobe.base()}"
     masked = adobe.item(path)["auth"]["params"]
 
@@ -505,7 +505,7 @@ def test_a_login_can_only_be_replaced_by_a_right_one(adobe: Adobe) -> None:
     assert adobe.patch(path, {"op": "remove", "path": "/auth/params"}).status_code == 200
 
 
-def test_deletion_goes_from_the_dataflow_down(adobe: Adobe) -> None:
+def test_deletion_goes_from_the_dataflow_down(adobe: Caller) -> None:
     flow = adobe.flow()
     found = adobe.item(f"/flows/{flow}")
     source, target = found["sourceConnectionIds"][0], found["targetConnectionIds"][0]
@@ -522,7 +522,7 @@ def test_deletion_goes_from_the_dataflow_down(adobe: Adobe) -> None:
 
 
 @pytest.mark.parametrize("operation", ["op=disable", "op=DISABLE", "op=DISABLE&subOp=APPLY"])
-def test_a_dataflow_is_disabled_and_enabled(adobe: Adobe, operation: str) -> None:
+def test_a_dataflow_is_disabled_and_enabled(adobe: Caller, operation: str) -> None:
     path = f"/flows/{adobe.flow()}"
     etag = adobe.item(path)["etag"]
 
@@ -537,7 +537,7 @@ def test_a_dataflow_is_disabled_and_enabled(adobe: Adobe, operation: str) -> Non
     assert adobe.item(path)["state"] == "enabled"
 
 
-def test_actions_refused(adobe: Adobe) -> None:
+def test_actions_refused(adobe: Caller) -> None:
     path = f"/flows/{adobe.flow()}"
 
     assert adobe.refused("POST", f"{path}/action?op=stop") == "400 FLOW-1435-400"
@@ -549,13 +549,13 @@ def test_actions_refused(adobe: Adobe) -> None:
 
 
 def test_repeated_actions_may_be_taken(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, repeated_actions=True)
+    adobe = Caller(tmp_path, repeated_actions=True)
 
     assert adobe.call("POST", f"/flows/{adobe.flow()}/action?op=enable").status_code == 200
 
 
 def test_transitional_states_refuse_changes_for_a_moment(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, settle_seconds=30)
+    adobe = Caller(tmp_path, settle_seconds=30)
     flow = adobe.flow()
     path = f"/flows/{flow}"
     base = adobe.get("/connections")["items"][0]["id"]
@@ -575,7 +575,7 @@ def test_transitional_states_refuse_changes_for_a_moment(tmp_path: Path) -> None
 
 
 def test_a_deletion_may_take_its_time(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, delete_seconds=30)
+    adobe = Caller(tmp_path, delete_seconds=30)
     path = f"/connections/{adobe.base()}"
 
     assert adobe.call("DELETE", path).status_code == 202

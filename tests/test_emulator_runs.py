@@ -12,23 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_provider_aep.emulator import Clock, Platform
-from tests.emulator_client import (
-    EVENTS,
-    LOYALTY,
-    PROFILES,
-    START,
-    Adobe,
-    hourly,
-    once,
-)
+from tests.adobe.caller import EVENTS, LOYALTY, PROFILES, START, Caller, hourly, once
 
 HOUR = 3600
 EMPTY = "5fb4c170379f4a1971625465"  # the dataset that holds no rows
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
 def exported(folder: Path) -> list[Path]:
@@ -44,7 +36,7 @@ def status(run: dict[str, Any]) -> str | None:
     return found
 
 
-def test_a_run_goes_through_waiting_and_processing_to_success(adobe: Adobe) -> None:
+def test_a_run_goes_through_waiting_and_processing_to_success(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=once())
 
     adobe.clock.advance(600)
@@ -66,7 +58,7 @@ def test_a_run_goes_through_waiting_and_processing_to_success(adobe: Adobe) -> N
     assert len({etag for _, _, etag, _ in seen}) == len({changed for *_, changed in seen}) == 4
 
 
-def test_times_of_a_run(adobe: Adobe) -> None:
+def test_times_of_a_run(adobe: Caller) -> None:
     flow = adobe.flow(scheduleParams=once())
     adobe.clock.advance(HOUR)
 
@@ -77,7 +69,7 @@ def test_times_of_a_run(adobe: Adobe) -> None:
     assert int(run["etag"].strip('"').rpartition("-")[2][:8], 16) == run["updatedAt"] // 1000
 
 
-def test_metrics_are_true_to_the_files(adobe: Adobe, tmp_path: Path) -> None:
+def test_metrics_are_true_to_the_files(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(PROFILES, EVENTS, scheduleParams=once())
     adobe.clock.advance(HOUR)
 
@@ -94,7 +86,7 @@ def test_metrics_are_true_to_the_files(adobe: Adobe, tmp_path: Path) -> None:
     assert [one["outputRecordCount"] for one in entities] == [5000, 8000]
 
 
-def test_files_lie_where_adobe_documents(adobe: Adobe, tmp_path: Path) -> None:
+def test_files_lie_where_adobe_documents(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(LOYALTY, params={"path": "exports/daily", "includeFileManifest": True}, scheduleParams=once())
     adobe.clock.advance(HOUR)
     adobe.platform.tick()
@@ -108,7 +100,7 @@ def test_files_lie_where_adobe_documents(adobe: Adobe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["foldernameTemplate", "folderNameTemplate"])
-def test_the_folder_template(adobe: Adobe, tmp_path: Path, key: str) -> None:
+def test_the_folder_template(adobe: Caller, tmp_path: Path, key: str) -> None:
     template: dict[str, Any] = {key: "%SANDBOX_NAME%/%DESTINATION_INSTANCE_NAME%_%DATASET_NAME%"}
     adobe.flow(LOYALTY, name="nightly", scheduleParams=once(**template))
     adobe.clock.advance(HOUR)
@@ -119,7 +111,7 @@ def test_the_folder_template(adobe: Adobe, tmp_path: Path, key: str) -> None:
     }
 
 
-def test_parquet(adobe: Adobe, tmp_path: Path) -> None:
+def test_parquet(adobe: Caller, tmp_path: Path) -> None:
     adobe.flow(LOYALTY, params={"datasetFileType": "PARQUET", "compression": "NONE"}, scheduleParams=once())
     adobe.clock.advance(HOUR)
     adobe.platform.tick()
@@ -127,7 +119,7 @@ def test_parquet(adobe: Adobe, tmp_path: Path) -> None:
     assert sum(pq.read_metadata(path).num_rows for path in exported(tmp_path)) == 1100
 
 
-def test_the_dataflow_tells_of_its_last_run_and_gets_a_new_etag(adobe: Adobe) -> None:
+def test_the_dataflow_tells_of_its_last_run_and_gets_a_new_etag(adobe: Caller) -> None:
     flow = adobe.flow(scheduleParams=once())
     before = adobe.item(f"/flows/{flow}")
     adobe.clock.advance(HOUR)
@@ -143,7 +135,7 @@ def test_the_dataflow_tells_of_its_last_run_and_gets_a_new_etag(adobe: Adobe) ->
     assert after["updatedAt"] == before["updatedAt"]
 
 
-def test_a_full_export_happens_once(adobe: Adobe) -> None:
+def test_a_full_export_happens_once(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=once())
     adobe.clock.advance(30 * 24 * HOUR)
 
@@ -151,7 +143,7 @@ def test_a_full_export_happens_once(adobe: Adobe) -> None:
 
 
 def test_increments_hold_what_arrived_since(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, arrivals=10)
+    adobe = Caller(tmp_path, arrivals=10)
     flow = adobe.flow(LOYALTY, scheduleParams=hourly(3, start=START + HOUR))
     adobe.clock.advance(7.5 * HOUR)
 
@@ -160,7 +152,7 @@ def test_increments_hold_what_arrived_since(tmp_path: Path) -> None:
     assert len({row["_id"] for row in rows(tmp_path)}) == 1170
 
 
-def test_rows_can_be_added(adobe: Adobe, tmp_path: Path) -> None:
+def test_rows_can_be_added(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(EMPTY, scheduleParams=hourly(3, start=START))
     adobe.clock.advance(HOUR)
     adobe.platform.add_rows(EMPTY, [{"_id": "1", "timestamp": "2027-01-15T09:00:00Z"}])
@@ -171,7 +163,7 @@ def test_rows_can_be_added(adobe: Adobe, tmp_path: Path) -> None:
     assert [row["_id"] for row in rows(tmp_path)] == ["1"]
 
 
-def test_an_empty_run_is_a_success_with_zeros(adobe: Adobe, tmp_path: Path) -> None:
+def test_an_empty_run_is_a_success_with_zeros(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(EMPTY, scheduleParams=once())
     adobe.clock.advance(HOUR)
 
@@ -193,7 +185,7 @@ def test_an_empty_run_is_a_success_with_zeros(adobe: Adobe, tmp_path: Path) -> N
         (once(START - 100 * HOUR), [0]),
     ],
 )
-def test_slots(adobe: Adobe, schedule: dict[str, Any], hours: list[int]) -> None:
+def test_slots(adobe: Caller, schedule: dict[str, Any], hours: list[int]) -> None:
     """A start in the past means at once, and then in the rhythm of that start."""
     flow = adobe.flow(EMPTY, scheduleParams=schedule)
     adobe.clock.advance(12.5 * HOUR)
@@ -201,7 +193,7 @@ def test_slots(adobe: Adobe, schedule: dict[str, Any], hours: list[int]) -> None
     assert [(run["createdAt"] / 1000 - START) // HOUR for run in adobe.runs(flow)] == hours
 
 
-def test_a_disabled_dataflow_skips_its_slots(adobe: Adobe) -> None:
+def test_a_disabled_dataflow_skips_its_slots(adobe: Caller) -> None:
     flow = adobe.flow(EMPTY, scheduleParams=hourly(3, start=START))
     adobe.clock.advance(HOUR)
     adobe.call("POST", f"/flows/{flow}/action?op=disable")
@@ -212,7 +204,7 @@ def test_a_disabled_dataflow_skips_its_slots(adobe: Adobe) -> None:
     assert [(run["createdAt"] / 1000 - START) // HOUR for run in adobe.runs(flow)] == [0, 9]
 
 
-def test_a_new_schedule_takes_the_place_of_the_old(adobe: Adobe) -> None:
+def test_a_new_schedule_takes_the_place_of_the_old(adobe: Caller) -> None:
     flow = adobe.flow(EMPTY, scheduleParams=hourly(3, start=START))
     adobe.clock.advance(HOUR)
     value = hourly(6, start=START)
@@ -222,7 +214,7 @@ def test_a_new_schedule_takes_the_place_of_the_old(adobe: Adobe) -> None:
     assert [(run["createdAt"] / 1000 - START) // HOUR for run in adobe.runs(flow)] == [0, 6, 12]
 
 
-def test_a_deleted_dataflow_fires_no_more_and_its_history_stays(adobe: Adobe) -> None:
+def test_a_deleted_dataflow_fires_no_more_and_its_history_stays(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=hourly(3, start=START))
     adobe.clock.advance(60)
     adobe.call("DELETE", f"/flows/{flow}")
@@ -232,7 +224,7 @@ def test_a_deleted_dataflow_fires_no_more_and_its_history_stays(adobe: Adobe) ->
 
 
 def test_the_first_run_may_be_late(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, first_run_seconds=2 * HOUR)
+    adobe = Caller(tmp_path, first_run_seconds=2 * HOUR)
     flow = adobe.flow(EMPTY, scheduleParams=hourly(3, start=START))
     adobe.clock.advance(2 * HOUR)
     assert adobe.runs(flow) == []
@@ -241,7 +233,7 @@ def test_the_first_run_may_be_late(tmp_path: Path) -> None:
     assert [(run["createdAt"] / 1000 - START) // HOUR for run in adobe.runs(flow)] == [2, 3]
 
 
-def test_a_failed_run(adobe: Adobe, tmp_path: Path) -> None:
+def test_a_failed_run(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=hourly(3, start=START))
     adobe.platform.script_run(flow, "failed")
     adobe.clock.advance(HOUR)
@@ -258,7 +250,7 @@ def test_a_failed_run(adobe: Adobe, tmp_path: Path) -> None:
     assert adobe.runs(flow)[1]["metrics"]["recordSummary"]["outputRecordCount"] == 1100  # nothing is lost
 
 
-def test_a_partial_run_is_a_success_with_errors(adobe: Adobe, tmp_path: Path) -> None:
+def test_a_partial_run_is_a_success_with_errors(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=once())
     adobe.platform.script_run(flow, "partial", failed_records=7)
     adobe.clock.advance(HOUR)
@@ -271,7 +263,7 @@ def test_a_partial_run_is_a_success_with_errors(adobe: Adobe, tmp_path: Path) ->
     assert len(rows(tmp_path)) == 1093
 
 
-def test_scripts_for_errors_duration_and_words(adobe: Adobe) -> None:
+def test_scripts_for_errors_duration_and_words(adobe: Caller) -> None:
     flow = adobe.flow(EMPTY, scheduleParams=hourly(3, start=START))
     error = {"code": "X-1-500", "message": "disk full"}
     adobe.platform.script_run("*", "failed", errors=[error], status="Aborted", seconds=2 * HOUR)
@@ -290,7 +282,7 @@ def test_scripts_for_errors_duration_and_words(adobe: Adobe) -> None:
 
 
 def test_statuses_may_be_in_title_case(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, status_case="title")
+    adobe = Caller(tmp_path, status_case="title")
     flow = adobe.flow(EMPTY, scheduleParams=once())
     adobe.clock.advance(600 + 5 + 100)
     assert status(adobe.runs(flow)[0]) == "Processing"
@@ -298,7 +290,7 @@ def test_statuses_may_be_in_title_case(tmp_path: Path) -> None:
     assert status(adobe.runs(flow)[0]) == "Success"
 
 
-def test_a_storage_that_cannot_be_written_to_fails_the_run(adobe: Adobe, tmp_path: Path) -> None:
+def test_a_storage_that_cannot_be_written_to_fails_the_run(adobe: Caller, tmp_path: Path) -> None:
     flow = adobe.flow(LOYALTY, scheduleParams=once())
     (tmp_path / "s3").write_text("in the way")
     adobe.clock.advance(HOUR)
@@ -308,7 +300,7 @@ def test_a_storage_that_cannot_be_written_to_fails_the_run(adobe: Adobe, tmp_pat
     assert "Job aborted" in summary["errors"][0]["message"]
 
 
-def test_one_run_by_its_id(adobe: Adobe) -> None:
+def test_one_run_by_its_id(adobe: Caller) -> None:
     flow = adobe.flow(EMPTY)
     run = adobe.platform.start_run(flow)
 
@@ -319,7 +311,7 @@ def test_one_run_by_its_id(adobe: Adobe) -> None:
 
 def test_everything_is_kept_over_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    adobe = Adobe(tmp_path / "data", state=state, arrivals=10)
+    adobe = Caller(tmp_path / "data", state=state, arrivals=10)
     flow = adobe.flow(LOYALTY, scheduleParams=hourly(3, start=START))
     adobe.platform.script_run(flow, "partial", failed_records=1)
     adobe.platform.script_run(flow, "empty")
@@ -327,7 +319,7 @@ def test_everything_is_kept_over_a_restart(tmp_path: Path) -> None:
     under_way = adobe.runs(flow)[0]
     adobe.platform.save()
 
-    again = Adobe(tmp_path / "data", state=state, arrivals=10, clock=Clock(speed=0, start=0.0))
+    again = Caller(tmp_path / "data", state=state, arrivals=10, clock=Clock(speed=0, start=0.0))
     assert again.clock.now() == adobe.clock.now()
     assert again.runs(flow) == [under_way]
     assert [one.id for one in again.platform.creations] == [one.id for one in adobe.platform.creations]
@@ -339,10 +331,10 @@ def test_everything_is_kept_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_change_is_in_the_state_file_at_once(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    adobe = Adobe(tmp_path / "data", state=state)
+    adobe = Caller(tmp_path / "data", state=state)
     base = adobe.base()
 
-    assert Adobe(tmp_path / "data", state=state).item(f"/connections/{base}")["id"] == base
+    assert Caller(tmp_path / "data", state=state).item(f"/connections/{base}")["id"] == base
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99}'])
@@ -354,7 +346,7 @@ def test_a_state_file_of_another_kind(tmp_path: Path, text: str) -> None:
 
 
 def test_without_files_runs_tell_rows_and_no_bytes(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path / "data", write_files=False)
+    adobe = Caller(tmp_path / "data", write_files=False)
     flow = adobe.flow(LOYALTY, scheduleParams=once())
     adobe.clock.advance(HOUR)
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator.__main__ import main, parser
-from tests.emulator_client import (
+from tests.adobe.caller import (
     DLZ,
     FLOW_SERVICE,
     HEADERS,

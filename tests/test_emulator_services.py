@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator import CLIENT_ID
-from tests.emulator_client import DLZ, EVENTS, LOYALTY, PROFILES, SCOPE, START, TOKEN_FORM, Adobe, hourly, version
+from tests.adobe.caller import DLZ, EVENTS, LOYALTY, PROFILES, SCOPE, START, TOKEN_FORM, Caller, hourly, version
 
 TOKEN = "https://ims-na1.adobelogin.com/ims/token/v3"
 ADHOC = "/data/core/activation/disflowprovider/adhocrun"
@@ -20,17 +20,17 @@ FOR_AUDIENCES = {"Accept": "application/vnd.adobe.adhoc.activation+json; version
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
-def works(adobe: Adobe, reply: httpx.Response) -> bool:
+def works(adobe: Caller, reply: httpx.Response) -> bool:
     headers = {"Authorization": f"Bearer {reply.json()['access_token']}"}
     return adobe.call("GET", "/flows", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_a_token_by_form_query_or_multipart(adobe: Adobe, version: str) -> None:
+def test_a_token_by_form_query_or_multipart(adobe: Caller, version: str) -> None:
     url = f"https://ims-na1.adobelogin.com/ims/token/{version}"
 
     for reply in (
@@ -46,14 +46,14 @@ def test_a_token_by_form_query_or_multipart(adobe: Adobe, version: str) -> None:
     assert adobe.http.get(url).status_code == 405
 
 
-def test_credentials_of_old_kinds_are_not_served(adobe: Adobe) -> None:
+def test_credentials_of_old_kinds_are_not_served(adobe: Caller) -> None:
     reply = adobe.http.post("https://ims-na1.adobelogin.com/ims/exchange/jwt/", data={"jwt_token": "x"})
 
     assert (reply.status_code, reply.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("scope", [SCOPE, SCOPE.replace(",", ", "), SCOPE.replace(",", " "), "openid"])
-def test_scopes_in_print_have_blanks(adobe: Adobe, scope: str) -> None:
+def test_scopes_in_print_have_blanks(adobe: Caller, scope: str) -> None:
     assert works(adobe, adobe.http.post(TOKEN, data=TOKEN_FORM | {"scope": scope}))
 
 
@@ -69,7 +69,7 @@ def test_scopes_in_print_have_blanks(adobe: Adobe, scope: str) -> None:
         ({"scope": "openid,everything"}, 400, "invalid_scope"),
     ],
 )
-def test_a_token_refused(adobe: Adobe, change: dict[str, str], status: int, error: str) -> None:
+def test_a_token_refused(adobe: Caller, change: dict[str, str], status: int, error: str) -> None:
     reply = adobe.http.post(TOKEN, data=TOKEN_FORM | change)
 
     assert (reply.status_code, reply.json()["error"]) == (status, error)
@@ -78,13 +78,13 @@ def test_a_token_refused(adobe: Adobe, change: dict[str, str], status: int, erro
 
 
 def test_two_secrets_while_one_is_replaced(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, client_secrets=(TOKEN_FORM["client_secret"], "new"))
+    adobe = Caller(tmp_path, client_secrets=(TOKEN_FORM["client_secret"], "new"))
 
     assert works(adobe, adobe.http.post(TOKEN, data=TOKEN_FORM | {"client_secret": "new"}))
 
 
 def test_tokens_end(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path)
+    adobe = Caller(tmp_path)
     adobe.clock.advance(10 * 86_400)  # emulated days do not age a token
     assert adobe.call("GET", "/flows").status_code == 200
     adobe.platform.expire_tokens()
@@ -92,24 +92,24 @@ def test_tokens_end(tmp_path: Path) -> None:
     adobe.log_in()
     assert adobe.call("GET", "/flows").status_code == 200
 
-    assert Adobe(tmp_path, token_seconds=0).refused("GET", "/flows") == "401 401013"
+    assert Caller(tmp_path, token_seconds=0).refused("GET", "/flows") == "401 401013"
 
 
-def adhoc(adobe: Adobe, flow: str, *datasets: str, headers: dict[str, str] | None = None) -> httpx.Response:
+def adhoc(adobe: Caller, flow: str, *datasets: str, headers: dict[str, str] | None = None) -> httpx.Response:
     destinations = [{"flowId": flow, "datasets": [{"id": one} for one in datasets]}]
     body = {"activationInfo": {"destinations": destinations}}
     return adobe.call("POST", ADHOC, body, headers=headers or FOR_DATASETS)
 
 
 @pytest.fixture
-def dormant(adobe: Adobe) -> str:
+def dormant(adobe: Caller) -> str:
     """A dataflow whose schedule starts in a year, ten minutes old: what ad hoc users make."""
     flow = adobe.flow(LOYALTY, EVENTS, scheduleParams=hourly(1, timeUnit="day", start=START + 365 * 86_400))
     adobe.clock.advance(600)
     return flow
 
 
-def test_an_ad_hoc_run(adobe: Adobe, dormant: str) -> None:
+def test_an_ad_hoc_run(adobe: Caller, dormant: str) -> None:
     reply = adhoc(adobe, dormant, LOYALTY)
 
     assert reply.status_code == 200
@@ -122,7 +122,7 @@ def test_an_ad_hoc_run(adobe: Adobe, dormant: str) -> None:
     assert run["metrics"]["recordSummary"]["outputRecordCount"] == 1100
 
 
-def test_a_new_dataflow_is_not_ready_for_ad_hoc_runs(adobe: Adobe) -> None:
+def test_a_new_dataflow_is_not_ready_for_ad_hoc_runs(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY)
     adobe.clock.advance(599)
 
@@ -136,7 +136,7 @@ def test_a_new_dataflow_is_not_ready_for_ad_hoc_runs(adobe: Adobe) -> None:
     assert adhoc(adobe, flow, LOYALTY).status_code == 200
 
 
-def test_one_ad_hoc_run_at_a_time(adobe: Adobe, dormant: str) -> None:
+def test_one_ad_hoc_run_at_a_time(adobe: Caller, dormant: str) -> None:
     first = adhoc(adobe, dormant, LOYALTY).json()["destinations"][0]["datasets"][0]["statusURL"].rpartition("/")[2]
 
     refusal = adhoc(adobe, dormant, EVENTS, LOYALTY)
@@ -150,7 +150,7 @@ def test_one_ad_hoc_run_at_a_time(adobe: Adobe, dormant: str) -> None:
 
 
 def test_ad_hoc_runs_take_part_in_the_increments(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, arrivals=10)
+    adobe = Caller(tmp_path, arrivals=10)
     flow = adobe.flow(LOYALTY, scheduleParams=hourly(3, start=START + 7200))
     adobe.clock.advance(3600)
     adhoc(adobe, flow, LOYALTY)
@@ -171,7 +171,7 @@ def test_ad_hoc_runs_take_part_in_the_increments(tmp_path: Path) -> None:
         ({"activationInfo": {"destinations": [{"flowId": "{flow}", "datasets": [{"id": PROFILES}]}]}}, 400, PROFILES),
     ],
 )
-def test_an_ad_hoc_run_refused(adobe: Adobe, dormant: str, body: Any, status: int, words: str) -> None:
+def test_an_ad_hoc_run_refused(adobe: Caller, dormant: str, body: Any, status: int, words: str) -> None:
     if body and body["activationInfo"].get("destinations"):
         for one in body["activationInfo"]["destinations"]:
             if isinstance(one, dict) and one["flowId"] == "{flow}":
@@ -183,13 +183,13 @@ def test_an_ad_hoc_run_refused(adobe: Adobe, dormant: str, body: Any, status: in
     assert words in reply.json()["message"]
 
 
-def test_a_disabled_dataflow_takes_no_ad_hoc_run(adobe: Adobe, dormant: str) -> None:
+def test_a_disabled_dataflow_takes_no_ad_hoc_run(adobe: Caller, dormant: str) -> None:
     adobe.call("POST", f"/flows/{dormant}/action?op=disable")
 
     assert adhoc(adobe, dormant, LOYALTY).status_code == 400
 
 
-def test_the_audience_variants_of_ad_hoc_runs(adobe: Adobe, dormant: str) -> None:
+def test_the_audience_variants_of_ad_hoc_runs(adobe: Caller, dormant: str) -> None:
     body = {"activationInfo": {dormant: ["7f04b2a6-5f7e-4e7f-9b3a-6d3c4e2a1b5c"]}}
 
     refusal = adobe.call("POST", ADHOC, body, headers=FOR_AUDIENCES)
@@ -207,7 +207,7 @@ def test_the_audience_variants_of_ad_hoc_runs(adobe: Adobe, dormant: str) -> Non
     assert "Run already going on" in adobe.call("POST", ADHOC, body, headers=FOR_AUDIENCES).json()["message"]
 
 
-def test_the_landing_zone_on_azure(adobe: Adobe) -> None:
+def test_the_landing_zone_on_azure(adobe: Caller) -> None:
     assert adobe.get(f"{ZONE}?type=dlz_destination") == {"containerName": "dlz-destination", "containerTTL": "7"}
     found = adobe.get(f"{ZONE}/credentials?type=dlz_destination")
     assert found.keys() == {"containerName", "SASToken", "storageAccountName", "SASUri"}
@@ -221,7 +221,7 @@ def test_the_landing_zone_on_azure(adobe: Adobe) -> None:
 
 
 def test_the_landing_zone_on_aws(tmp_path: Path) -> None:
-    adobe = Adobe(tmp_path, landing_zone="aws")
+    adobe = Caller(tmp_path, landing_zone="aws")
 
     assert adobe.get(f"{ZONE}?type=dlz_destination").keys() >= {"dlzPath", "dataTTL"}
     found = adobe.get(f"{ZONE}/credentials?type=dlz_destination")
@@ -230,7 +230,7 @@ def test_the_landing_zone_on_aws(tmp_path: Path) -> None:
     assert START < found["expiryTime"] < START + 86_400
 
 
-def test_an_export_to_the_landing_zone(adobe: Adobe, tmp_path: Path) -> None:
+def test_an_export_to_the_landing_zone(adobe: Caller, tmp_path: Path) -> None:
     base = adobe.base(spec=DLZ)
     params = {"path": "daily", "datasetFileType": "JSON", "compression": "GZIP"}
     body = {"name": "t", "baseConnectionId": base, "connectionSpec": version(DLZ), "params": params}
@@ -248,7 +248,7 @@ def test_an_export_to_the_landing_zone(adobe: Adobe, tmp_path: Path) -> None:
     assert list((tmp_path / "data_landing_zone" / "dlz-destination" / "daily" / LOYALTY).rglob("*.json.gz"))
 
 
-def test_sandboxes(adobe: Adobe) -> None:
+def test_sandboxes(adobe: Caller) -> None:
     del adobe.http.headers["x-sandbox-name"]  # this service does without
 
     found = adobe.get(f"{SANDBOXES}/")
@@ -265,7 +265,7 @@ def test_sandboxes(adobe: Adobe) -> None:
     assert adobe.call("GET", f"{SANDBOXES}/sandboxes/nowhere").status_code == 404
 
 
-def test_schema_classes_for_a_look_at_the_credential(adobe: Adobe) -> None:
+def test_schema_classes_for_a_look_at_the_credential(adobe: Caller) -> None:
     path = "/data/foundation/schemaregistry/global/classes"
 
     found = adobe.get(path, headers={"Accept": "application/vnd.adobe.xed-id+json"})
@@ -273,5 +273,5 @@ def test_schema_classes_for_a_look_at_the_credential(adobe: Adobe) -> None:
     assert adobe.call("GET", path).status_code == 400
 
 
-def test_the_client_id_is_the_api_key(adobe: Adobe) -> None:
+def test_the_client_id_is_the_api_key(adobe: Caller) -> None:
     assert adobe.http.headers["x-api-key"] == CLIENT_ID == adobe.item(f"/connections/{adobe.base()}")["createdClient"]

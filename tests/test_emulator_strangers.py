@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_aep.emulator import Clock
-from tests.emulator_client import (
+from tests.adobe.caller import (
     DATA_LAKE,
     EVENTS,
     FLOW_SERVICE,
@@ -29,7 +29,7 @@ from tests.emulator_client import (
     S3,
     START,
     TOKEN_FORM,
-    Adobe,
+    Caller,
     version,
 )
 
@@ -40,14 +40,14 @@ WHATEVER = settings(max_examples=60, suppress_health_check=[HealthCheck.function
 
 
 @pytest.fixture
-def adobe(tmp_path: Path) -> Adobe:
-    return Adobe(tmp_path)
+def adobe(tmp_path: Path) -> Caller:
+    return Caller(tmp_path)
 
 
 # -- what Adobe publishes -------------------------------------------------------------------------------------------
 
 
-def test_a_dataflow_may_get_its_schedule_later(adobe: Adobe) -> None:
+def test_a_dataflow_may_get_its_schedule_later(adobe: Caller) -> None:
     """The OpenAPI's example of a dataset dataflow has no schedule; another of its examples replaces one."""
     body = adobe.flow_body(adobe.source(), adobe.target(adobe.base()))
     del body["scheduleParams"]
@@ -63,7 +63,7 @@ def test_a_dataflow_may_get_its_schedule_later(adobe: Adobe) -> None:
     assert len(adobe.runs(flow)) == 1
 
 
-def test_a_source_may_have_a_base_connection(adobe: Adobe) -> None:
+def test_a_source_may_have_a_base_connection(adobe: Caller) -> None:
     """Adobe's first destination tutorials authorise the profile store, too, and so does aepp."""
     base = adobe.post("/connections", {"name": "store", "connectionSpec": version(PROFILE_STORE)})
     body = {"name": "s", "baseConnectionId": base, "connectionSpec": version(PROFILE_STORE)}
@@ -77,7 +77,7 @@ def test_a_source_may_have_a_base_connection(adobe: Adobe) -> None:
     assert adobe.refused("POST", "/targetConnections", target) == "400 FLOW-1413-400"
 
 
-def test_the_collection_has_the_etag_in_the_query(adobe: Adobe) -> None:
+def test_the_collection_has_the_etag_in_the_query(adobe: Caller) -> None:
     """Adobe's Postman collection: PATCH /connections/:id/?if-match=..., and Content-Type on every request."""
     path = f"/connections/{adobe.base()}"
     etag = adobe.item(path)["etag"]
@@ -101,7 +101,7 @@ def test_the_collection_has_the_etag_in_the_query(adobe: Adobe) -> None:
         "property=flowId==x,{flow}&metrics.statusSummary.status==SUCCESS,waiting",
     ],
 )
-def test_filters_of_runs_as_printed(adobe: Adobe, query: str) -> None:
+def test_filters_of_runs_as_printed(adobe: Caller, query: str) -> None:
     flow = adobe.flow(LOYALTY)
     adobe.clock.advance(1200)
     adobe.platform.script_run(flow, "failed")
@@ -111,13 +111,13 @@ def test_filters_of_runs_as_printed(adobe: Adobe, query: str) -> None:
     assert [run["metrics"]["statusSummary"]["status"] for run in found] == ["success"]
 
 
-def test_search_wants_an_object(adobe: Adobe) -> None:
+def test_search_wants_an_object(adobe: Caller) -> None:
     for body in ([1], "x", 7):
         assert adobe.refused("POST", "/flows/search", body) == "400 FLOW-1425-400"
     assert adobe.call("POST", "/flows/search").json() == {"items": [], "_links": {}}
 
 
-def test_an_audience_export_as_adobe_prints_it(adobe: Adobe) -> None:
+def test_an_audience_export_as_adobe_prints_it(adobe: Caller) -> None:
     """Target for files of profiles, audience dataflow, an audience and a mapping by PATCH: the OpenAPI's examples."""
     params = {
         "mode": "Server-to-server",
@@ -178,7 +178,7 @@ def test_an_audience_export_as_adobe_prints_it(adobe: Adobe) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/flows", "/connections", "/flows/search", ADHOC, "/_emulator/faults"])
-def test_bodies_that_mean_nothing(adobe: Adobe, path: str, content: bytes) -> None:
+def test_bodies_that_mean_nothing(adobe: Caller, path: str, content: bytes) -> None:
     reply = adobe.call("POST", path, content=content, headers={"Content-Type": "application/json"})
     assert reply.status_code in (400, 422)
     assert reply.json()
@@ -194,14 +194,14 @@ def test_bodies_that_mean_nothing(adobe: Adobe, path: str, content: bytes) -> No
         (f"/connections/%00{DIGITS}", "404 FLOW-1439-404"),
     ],
 )
-def test_addresses_that_mean_nothing(adobe: Adobe, path: str, expected: str) -> None:
+def test_addresses_that_mean_nothing(adobe: Caller, path: str, expected: str) -> None:
     assert adobe.refused("GET", path) == expected
 
 
 @pytest.mark.parametrize("position", ["[]", "null", "[1,2]", '["a"]', "[[]]", "[[1,[]],[2,0]]", "[" * 3000, "{}", "x"])
 @pytest.mark.parametrize("shifting", [True, False])
 def test_tokens_that_are_made_up(tmp_path: Path, position: str, shifting: bool) -> None:
-    adobe = Adobe(tmp_path, shifting_pages=shifting)
+    adobe = Caller(tmp_path, shifting_pages=shifting)
     for number in range(3):
         adobe.base(f"b{number}")
     text = base64.b64encode(position.encode()).decode()
@@ -214,13 +214,13 @@ def test_tokens_that_are_made_up(tmp_path: Path, position: str, shifting: bool) 
 @pytest.mark.parametrize(
     "path", ["/scheduleParams/startTime", "/scheduleParams/interval", f"/transformations/{DIGITS}"]
 )
-def test_numbers_too_long_to_read(adobe: Adobe, path: str) -> None:
+def test_numbers_too_long_to_read(adobe: Caller, path: str) -> None:
     flow = f"/flows/{adobe.flow()}"
     reply = adobe.patch(flow, {"op": "add", "path": path, "value": DIGITS})
     assert reply.status_code == 400
 
 
-def test_a_form_in_an_unknown_encoding(adobe: Adobe) -> None:
+def test_a_form_in_an_unknown_encoding(adobe: Caller) -> None:
     part = (
         b'--x\r\nContent-Disposition: form-data; name="client_id"\r\nContent-Type: text/plain; charset=foo\r\n\r\n\xff'
     )
@@ -245,7 +245,7 @@ FILTER = st.builds(
     kind=st.sampled_from(["/flows", "/runs", "/connections", "/connectionSpecs", CONFIGS.partition("?")[0]]),
     query=st.lists(st.tuples(PARAMETER | st.text(max_size=5), FILTER | st.text()), max_size=4),
 )
-def test_no_query_brings_it_down(adobe: Adobe, kind: str, query: list[tuple[str, str]]) -> None:
+def test_no_query_brings_it_down(adobe: Caller, kind: str, query: list[tuple[str, str]]) -> None:
     reply = adobe.call("GET", kind, params=query)
     assert reply.status_code in (200, 400)
     assert reply.json()
@@ -259,7 +259,7 @@ def test_no_query_brings_it_down(adobe: Adobe, kind: str, query: list[tuple[str,
     ),
     value=JSON,
 )
-def test_steering_it_wrongly_does_not_break_it(adobe: Adobe, path: str, names: list[str], value: Any) -> None:
+def test_steering_it_wrongly_does_not_break_it(adobe: Caller, path: str, names: list[str], value: Any) -> None:
     reply = adobe.call("POST", f"/_emulator/{path}", dict.fromkeys(names, value))
     assert reply.status_code in (200, 400)
     adobe.call("DELETE", "/_emulator/faults")
@@ -270,18 +270,18 @@ def test_steering_it_wrongly_does_not_break_it(adobe: Adobe, path: str, names: l
 @pytest.mark.parametrize(
     "fault", [{"seconds": "x"}, {"times": 1.5}, {"retry_after": "date:x"}, {"retry_after": "a\nb"}, {"match": 7}]
 )
-def test_faults_of_wrong_types(adobe: Adobe, fault: dict[str, Any]) -> None:
+def test_faults_of_wrong_types(adobe: Caller, fault: dict[str, Any]) -> None:
     assert adobe.call("POST", "/_emulator/faults", fault).status_code == 400
 
 
 @pytest.mark.parametrize(
     "script", [{"seconds": "x"}, {"outcome": "x"}, {"errors": "x"}, {"seconds": -1}, {"status": 1}]
 )
-def test_scripts_of_wrong_types(adobe: Adobe, script: dict[str, Any]) -> None:
+def test_scripts_of_wrong_types(adobe: Caller, script: dict[str, Any]) -> None:
     assert adobe.call("POST", "/_emulator/scripts", script).status_code == 400
 
 
-def test_rows_that_fit_in_no_schema_fail_the_run(adobe: Adobe) -> None:
+def test_rows_that_fit_in_no_schema_fail_the_run(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY, params={"datasetFileType": "PARQUET", "compression": "NONE"})
     adobe.platform.add_rows(LOYALTY, [{"person": 7}, {"person": [1, "a"]}])
     adobe.clock.advance(1200)
@@ -291,7 +291,7 @@ def test_rows_that_fit_in_no_schema_fail_the_run(adobe: Adobe) -> None:
 # -- time and much of everything ------------------------------------------------------------------------------------
 
 
-def test_time_ends_before_dates_do(adobe: Adobe) -> None:
+def test_time_ends_before_dates_do(adobe: Caller) -> None:
     clock = Clock(speed=1e300, start=START)
     assert clock.now() == clock.now() < 2.3e11
     for seconds in (1e12, 1e308):
@@ -299,7 +299,7 @@ def test_time_ends_before_dates_do(adobe: Adobe) -> None:
     assert adobe.call("GET", "/flows").status_code == 200
 
 
-def test_a_run_that_is_due_takes_no_later_script(adobe: Adobe) -> None:
+def test_a_run_that_is_due_takes_no_later_script(adobe: Caller) -> None:
     flow = adobe.flow(LOYALTY)
     adobe.clock.advance(1200)
     adobe.platform.script_run(flow, "failed")
@@ -310,7 +310,7 @@ def test_a_run_that_is_due_takes_no_later_script(adobe: Adobe) -> None:
 def test_runs_without_files_count_what_they_would_have_written(tmp_path: Path) -> None:
     told = []
     for write_files in (True, False):
-        adobe = Adobe(tmp_path / str(write_files), write_files=write_files, arrivals=7)
+        adobe = Caller(tmp_path / str(write_files), write_files=write_files, arrivals=7)
         flow = adobe.flow(LOYALTY, EVENTS)
         adobe.clock.advance(600)
         adobe.platform.script_run(flow, "partial")
@@ -325,11 +325,11 @@ def test_runs_without_files_count_what_they_would_have_written(tmp_path: Path) -
 def test_every_write_is_kept_before_it_is_acknowledged(tmp_path: Path) -> None:
     """The state file is read as a crash would leave it: nothing is saved in the background or at an end."""
     state = tmp_path / "state.json"
-    adobe = Adobe(tmp_path / "data", state=state)
+    adobe = Caller(tmp_path / "data", state=state)
     made = [adobe.base(f"b{number}") for number in range(5)]
     adobe.call("DELETE", f"/connections/{made.pop()}")
 
-    again = Adobe(tmp_path / "data", state=state)
+    again = Caller(tmp_path / "data", state=state)
     assert {one["id"] for one in again.get("/connections")["items"]} == set(made)
 
 

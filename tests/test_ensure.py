@@ -25,7 +25,8 @@ from airflow_provider_aep.errors import (
     VersionConflict,
 )
 from airflow_provider_aep.schedules import Every
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, SECRET, WAYS, Adobe, desired, desired_base, one_of_each, policy
+from tests.adobe.in_process import Adobe
+from tests.exports import BEGINS_ON, DATASETS, ENDS_ON, SECRET, WAYS, desired, desired_base, one_of_each, policy
 
 FIRST = DesiredSourceConnection("dag.export", (DATASETS[0],))
 SIX_HOURS = desired(schedule=Every(hours=6, start=BEGINS_ON, end=ENDS_ON))

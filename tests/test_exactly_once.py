@@ -13,7 +13,8 @@ import pytest
 
 from airflow_provider_aep.api.provisioning.desired import DesiredExport
 from airflow_provider_aep.schedules import Every
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, KINDS, WAYS, Adobe, desired, one_of_each
+from tests.adobe.in_process import Adobe
+from tests.exports import BEGINS_ON, DATASETS, ENDS_ON, KINDS, WAYS, desired, one_of_each
 
 Strike = Callable[[Adobe, str, int], Any]
 

@@ -19,9 +19,11 @@ from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.destinations import DataLandingZone, Sftp, destination_type, target_params
 from airflow_provider_aep.errors import AmbiguousName, EntityExists, PlatformUnavailable, RequestRefused
 from airflow_provider_aep.schedules import Every
+from tests.adobe.in_process import Adobe
+from tests.adobe.line import Line, by_chance
+from tests.adobe.served import served
 from tests.conftest import settings_for_tests
-from tests.faulty_line import FaultyLine, by_chance, served_emulator
-from tests.setups import DATASETS, KINDS, WAYS, Adobe, desired, desired_base, one_of_each, policy
+from tests.exports import DATASETS, KINDS, WAYS, desired, desired_base, one_of_each, policy
 
 
 @pytest.fixture
@@ -323,7 +325,7 @@ def test_two_hundred_exports_with_trouble_at_a_fifth_of_all_requests(way: str) -
 def test_exports_over_a_line_that_breaks(tmp_path: Path) -> None:
     names = [f"export {number}" for number in range(12)]
     made: dict[str, ExportIds] = {}
-    with served_emulator(tmp_path) as emulator, FaultyLine(emulator, by_chance(3, 0.2)) as line:
+    with served(tmp_path) as emulator, Line(emulator, by_chance(3, 0.2)) as line:
         settings = settings_for_tests(gateway=line.url, ims=line.url)
         for name in names:
             for attempt in range(10):

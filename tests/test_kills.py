@@ -23,8 +23,9 @@ from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID
-from tests.faulty_line import FaultyLine, Trouble, served_emulator
-from tests.setups import DATASETS, KINDS, S3, WAYS, desired, one_of_each
+from tests.adobe.line import Line, Trouble
+from tests.adobe.served import served
+from tests.exports import DATASETS, KINDS, S3, WAYS, desired, one_of_each
 
 CASES = 120  # each has a sandbox of its own on one emulator
 SETTLE_SECONDS = 0.5
@@ -35,7 +36,7 @@ _processes.set_forkserver_preload(["tests.setups"])
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = ",".join(f"case-{number}" for number in range(CASES))
-    with served_emulator(tmp_path_factory.mktemp("adobe"), "--sandboxes", names) as url:
+    with served(tmp_path_factory.mktemp("adobe"), "--sandboxes", names) as url:
         yield url
 
 
@@ -94,7 +95,7 @@ def killed_and_retried(
     emulator: str, sandbox: str, number: int, trouble: Trouble, work: Callable[..., None], *arguments: Any
 ) -> Any:
     """SIGKILL while the request of that number hangs; then the retry, on a line that works."""
-    with FaultyLine(emulator, lambda asked: trouble if asked == number else "none") as line:
+    with Line(emulator, lambda asked: trouble if asked == number else "none") as line:
         process, reader = worker(work, line.url, sandbox, False, *arguments)
         assert line.hanging.wait(60), "the request was never made"
         os.kill(process.pid, signal.SIGKILL)
@@ -117,10 +118,10 @@ def is_one_export(emulator: str, sandbox: str, ids: Any) -> Counter[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_process_killed_at_any_request_leaves_one_export(emulator: str, sandboxes: Iterator[int], way: str) -> None:
-    with FaultyLine(emulator, lambda _: "none") as line:
+    with Line(emulator, lambda _: "none") as line:
         first = f"case-{next(sandboxes)}"
         is_one_export(emulator, first, finished(*worker(set_up, line.url, first, False, "reuse", way, 0)))
-        requests = line.count
+        requests = len(line.sent)
 
     def die(case: tuple[int, Trouble, str]) -> None:
         number, trouble, sandbox = case
@@ -141,10 +142,10 @@ def test_a_process_killed_while_it_changes_the_datasets_leaves_one_export(
         finished(*worker(set_up, emulator, sandbox, False, "reuse", "whole", 0))
         return sandbox
 
-    with FaultyLine(emulator, lambda _: "none") as line:
+    with Line(emulator, lambda _: "none") as line:
         first = prepared()
         is_one_export(emulator, first, finished(*worker(set_up, line.url, first, False, "update", "whole", 1)))
-        requests = line.count
+        requests = len(line.sent)
 
     def die(number: int) -> None:
         sandbox = prepared()
@@ -170,7 +171,7 @@ def set_up_at_the_same_moments(url: str, sandboxes: list[str], number: int, star
 def test_four_processes_whose_exports_share_a_new_login(tmp_path: Path) -> None:
     """Each export rests on one login, which is there; a round in each of four sandboxes."""
     sandboxes = [f"round-{number}" for number in range(4)]
-    with served_emulator(tmp_path, "--sandboxes", ",".join(sandboxes)) as url:
+    with served(tmp_path, "--sandboxes", ",".join(sandboxes)) as url:
         starts = _processes.Barrier(4)
         workers = [worker(set_up_at_the_same_moments, url, sandboxes, number, starts) for number in range(4)]
         rounds = zip(*(finished(*each) for each in workers), strict=True)

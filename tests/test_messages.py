@@ -42,10 +42,11 @@ from airflow_provider_aep.operators import (
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
-from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, events_of, later
+from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.canned import answers, ok
 from tests.conftest import Runner, settings_for_tests
 from tests.dag_runs import Finished
+from tests.tasks import context, ended, events_of, later
 from tests.test_readme import README, table
 from tests.test_sensors import GONE, MODES, scheduled, sensor
 
@@ -80,9 +81,9 @@ def says(text: str, quote: str) -> bool:
 
 @dataclass
 class Stage:
-    """All that it takes to provoke a message: Adobe, Airflow, and somebody who writes down what is said."""
+    """All that it takes to provoke a message: ServedAdobe, Airflow, and somebody who writes down what is said."""
 
-    adobe: Adobe
+    adobe: ServedAdobe
     caplog: pytest.LogCaptureFixture
     capfd: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
@@ -143,7 +144,7 @@ class Stage:
 
 @pytest.fixture
 def stage(
-    adobe: Adobe,
+    adobe: ServedAdobe,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +379,7 @@ def _exported_once(stage: Stage) -> str:
     return stage.failure(lambda: stage.wait(flow, after=stage.adobe.now()))
 
 
-@provokes("has no flow run for this DAG run: Adobe has made no run for the slot")
+@provokes("has no flow run for this DAG run: ServedAdobe has made no run for the slot")
 def _slot_without_a_run(stage: Stage) -> str:
     now = stage.adobe.now()
     flow = stage.adobe.dataflow("messages: passed", schedule=Every(hours=3, start=now + timedelta(hours=1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
-from tests.real_airflow import RealAirflow, airflow, connections, emulator
+from tests.adobe.served import ServedAdobe, served_adobe
+from tests.real_airflow import RealAirflow, airflow, connections
 
 DAYS = 7
 # The DAG runs are due at an hour that is past wherever in the day the tests run, and so is the slot of the last one.
@@ -146,52 +147,23 @@ with DAG("disabled", schedule=None):
 """
 
 
-class Adobe:
-    """An emulator, and what has landed there."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def admin(self, method: str, path: str, **body: Any) -> Any:
-        return httpx.request(method, f"{self.url}/_emulator/{path}", json=body or None, timeout=30).json()
-
-    def landed(self) -> dict[str, dict[str, int]]:
-        """{flow run: {dataset: rows}}, as written to the files."""
-        found: dict[str, dict[str, int]] = {}
-        for file in self.admin("GET", "summary")["files"]:
-            rows = found.setdefault(file["run_id"], Counter())
-            rows[file["dataset_id"]] += file["rows"]
-        return found
-
-    def paths(self, run_id: str) -> set[str]:
-        return {file["path"] for file in self.admin("GET", "summary")["files"] if file["run_id"] == run_id}
-
-    def is_true(self, result: Mapping[str, Any], datasets: list[str]) -> None:
-        """What a green task has returned is what it was asked for, and what landed."""
-        assert result["dataset_ids"] == datasets
-        rows = self.landed()[result["run_id"]]
-        assert set(rows) == set(datasets)
-        assert sum(rows.values()) == result["output_records"]
-
-
 @pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adobe]:
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAdobe]:
     """Its clock begins a day before the first slot and never overtakes Airflow's: a day in 17 seconds."""
     began = FIRST - timedelta(days=1)
-    with emulator(
-        tmp_path_factory.mktemp("past"), "--start", began.isoformat(), "--speed", "8000", "--arrivals", "9"
-    ) as url:
-        yield Adobe(url)
+    options = ("--start", began.isoformat(), "--speed", "8000", "--arrivals", "9")
+    with served_adobe(tmp_path_factory.mktemp("past"), *options) as adobe:
+        yield adobe
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adobe]:
-    with emulator(tmp_path_factory.mktemp("fast"), "--speed", "600", "--run-seconds", "4800") as url:
-        yield Adobe(url)
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAdobe]:
+    with served_adobe(tmp_path_factory.mktemp("fast"), "--speed", "600", "--run-seconds", "4800") as adobe:
+        yield adobe
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, past: Adobe, fast: Adobe) -> Iterator[RealAirflow]:
+def real(tmp_path_factory: pytest.TempPathFactory, past: ServedAdobe, fast: ServedAdobe) -> Iterator[RealAirflow]:
     home = tmp_path_factory.mktemp("new-user")
     (home / "dags").mkdir()
     (home / "dags" / "new_user.py").write_text(DAGS)
@@ -244,7 +216,7 @@ def result(real: RealAirflow, dag_id: str, run_id: str, map_index: int = -1) -> 
     return real.api("GET", f"{path}?map_index={map_index}")["value"]
 
 
-def test_a_failed_run_fails_the_task_once(real: RealAirflow, fast: Adobe) -> None:
+def test_a_failed_run_fails_the_task_once(real: RealAirflow, fast: ServedAdobe) -> None:
     errors = [{"code": "ACTIVATION_BATCH-0000-FAILED", "message": "Job aborted."}]
     fast.admin("POST", "scripts", outcome="failed", errors=errors)
     run_id = real.trigger("broken")
@@ -260,7 +232,7 @@ def test_a_failed_run_fails_the_task_once(real: RealAirflow, fast: Adobe) -> Non
 
 
 def test_mapped_tasks_of_one_name_do_not_pass_for_each_other(
-    real: RealAirflow, fast: Adobe, triggered: dict[str, str]
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str]
 ) -> None:
     run_id = triggered["one_name"]
 
@@ -274,7 +246,7 @@ def test_mapped_tasks_of_one_name_do_not_pass_for_each_other(
 
 
 def test_mapped_tasks_with_names_of_their_own_each_export_their_dataset(
-    real: RealAirflow, fast: Adobe, triggered: dict[str, str]
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str]
 ) -> None:
     """The very name that the README recommends."""
     assert 'name="… {{ run_id }} {{ ti.map_index }}"' in (Path(__file__).parents[1] / "README.md").read_text()
@@ -288,7 +260,7 @@ def test_mapped_tasks_with_names_of_their_own_each_export_their_dataset(
 
 
 def test_mapped_tasks_without_a_name_each_export_to_their_place(
-    real: RealAirflow, fast: Adobe, triggered: dict[str, str]
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str]
 ) -> None:
     run_id = triggered["places"]
 
@@ -303,7 +275,9 @@ def test_mapped_tasks_without_a_name_each_export_to_their_place(
     assert len({each["base_connection_id"] for each in results}) == 2
 
 
-def test_a_changed_dataset_is_not_exported_in_green(real: RealAirflow, fast: Adobe, triggered: dict[str, str]) -> None:
+def test_a_changed_dataset_is_not_exported_in_green(
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str]
+) -> None:
     first = triggered["changed"]
     (task,) = ended(real, "changed", first).values()
     assert task["state"] == "success"
@@ -316,7 +290,9 @@ def test_a_changed_dataset_is_not_exported_in_green(real: RealAirflow, fast: Ado
     assert f"dataset_ids is {LEFT}, the DAG says {RIGHT}" in log_of(real, "changed")
 
 
-def test_a_wait_between_reschedules_finds_its_run(real: RealAirflow, fast: Adobe, triggered: dict[str, str]) -> None:
+def test_a_wait_between_reschedules_finds_its_run(
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str]
+) -> None:
     run_id = triggered["rescheduled"]
 
     assert real.wait_for_run("rescheduled", run_id) == "success"
@@ -325,7 +301,7 @@ def test_a_wait_between_reschedules_finds_its_run(real: RealAirflow, fast: Adobe
 
 
 def test_a_wait_ends_when_somebody_disables_the_dataflow(
-    real: RealAirflow, fast: Adobe, triggered: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    real: RealAirflow, fast: ServedAdobe, triggered: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = triggered["disabled"]
     path = f"/api/v2/dags/disabled/dagRuns/{run_id}/taskInstances/export"
@@ -343,7 +319,9 @@ def test_a_wait_ends_when_somebody_disables_the_dataflow(
     assert "has no flow run for this DAG run: it is disabled: enable it" in log_of(real, "disabled")
 
 
-def test_each_day_of_a_backfill_and_the_scheduled_one_get_their_own_flow_run(real: RealAirflow, past: Adobe) -> None:
+def test_each_day_of_a_backfill_and_the_scheduled_one_get_their_own_flow_run(
+    real: RealAirflow, past: ServedAdobe
+) -> None:
     """However many run at a time; in the triggerer's own end as in the worker's."""
     runs = real.wait_for_runs("daily", DAYS + 1, seconds=300)
     listed = {each["dag_run_id"]: each for each in real.api("GET", "/api/v2/dags/daily/dagRuns?limit=100")["dag_runs"]}

@@ -41,8 +41,8 @@ from airflow_provider_aep.destinations import (
 from airflow_provider_aep.errors import AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.schedules import Every, Once
 from tests.conftest import settings_for_tests
+from tests.exports import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, desired, policy
 from tests.openapi import AMENDMENTS, DOCUMENTS, KINDS, Amendment, OpenApiAdobe, document, examples, faults
-from tests.setups import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, desired, policy
 
 ALL = [amendment for name in DOCUMENTS for amendment in AMENDMENTS[name]]
 

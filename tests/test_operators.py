@@ -40,10 +40,11 @@ from airflow_provider_aep.operators import (
 )
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
-from tests.adobe import DATASET, OTHER_DATASET, Adobe, context, ended, later
+from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.airflow_places import AirflowFailException, AirflowSkipException, TaskDeferred
 from tests.dag_runs import Finished
 from tests.real_airflow import connections
+from tests.tasks import context, ended, later
 
 SAMPLES = Path(__file__).parent / "samples" / "requests"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -140,7 +141,7 @@ FORMATS = [("JSON", "GZIP", None), ("PARQUET", "GZIP", True), ("PARQUET", "NONE"
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_arrives_is_what_adobe_documents(way: str, adobe: Adobe) -> None:
+def test_what_arrives_is_what_adobe_documents(way: str, adobe: ServedAdobe) -> None:
     """But for a description, which tells whose it is; and one POST for each entity."""
     destination, conn_id, base_sample, target_sample, values = WAYS[way]
     file_type, compression, manifest = FORMATS[list(WAYS).index(way) % len(FORMATS)]
@@ -161,7 +162,7 @@ def test_what_arrives_is_what_adobe_documents(way: str, adobe: Adobe) -> None:
         name=name,
     ).execute(context())
 
-    assert sorted(each for each in adobe.requests if each.startswith("POST")) == [
+    assert sorted(each for each in adobe.requests() if each.startswith("POST")) == [
         "POST /connections",
         "POST /flows",
         "POST /sourceConnections",
@@ -221,7 +222,7 @@ def test_what_arrives_is_what_adobe_documents(way: str, adobe: Adobe) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("if_exists", ["reuse", "update"])
-def test_an_unchanged_export_is_found_again(if_exists: Any, way: str, adobe: Adobe) -> None:
+def test_an_unchanged_export_is_found_again(if_exists: Any, way: str, adobe: ServedAdobe) -> None:
     """With each destination and each way of logging in."""
     destination, conn_id, *_ = WAYS[way]
     name = f"again: {way.replace(',', '')} {if_exists}"
@@ -242,7 +243,7 @@ def test_an_unchanged_export_is_found_again(if_exists: Any, way: str, adobe: Ado
     adobe.line.sent.clear()
     assert set_up() == first
     changed = [] if if_exists == "reuse" or conn_id is None else [f"PATCH /connections/{first['base_connection_id']}"]
-    assert [each for each in adobe.requests if not each.startswith("GET")] == changed
+    assert [each for each in adobe.requests() if not each.startswith("GET")] == changed
 
 
 def _named(dataset: str, source: Any) -> dict[str, str]:
@@ -256,7 +257,7 @@ def _as_variables() -> dict[str, str]:
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in MORE_CONNECTIONS.items()}
 
 
-def test_every_request_names_credential_organisation_and_sandbox(adobe: Adobe) -> None:
+def test_every_request_names_credential_organisation_and_sandbox(adobe: ServedAdobe) -> None:
     AepListDatasetsOperator(task_id="find", sandbox_name="dev").execute(context())
 
     for each in adobe.sent:
@@ -270,7 +271,7 @@ def test_every_request_names_credential_organisation_and_sandbox(adobe: Adobe) -
 # ---------------------------------------------------------------------------------------------------- list
 
 
-def test_datasets_by_id_name_and_pattern(adobe: Adobe) -> None:
+def test_datasets_by_id_name_and_pattern(adobe: ServedAdobe) -> None:
     def found(**arguments: Any) -> list[str]:
         listed = AepListDatasetsOperator(task_id="find", **arguments).execute(context())
         assert all(set(each) == {"id", "name", "description", "state"} for each in listed)
@@ -297,7 +298,7 @@ def test_datasets_by_id_name_and_pattern(adobe: Adobe) -> None:
 # ------------------------------------------------------------------------------------- through a scheduler's database
 
 
-def test_an_export_step_by_step(adobe: Adobe, run_dag: RunDag) -> None:
+def test_an_export_step_by_step(adobe: ServedAdobe, run_dag: RunDag) -> None:
     """Datasets found, four steps, and a mapped wait; each step's result is the next one's argument."""
     destination = AmazonS3("lake-exports", "of/{{ dag.dag_id }}")
     with DAG("steps", schedule=None, start_date=START) as dag:
@@ -342,7 +343,7 @@ def test_an_export_step_by_step(adobe: Adobe, run_dag: RunDag) -> None:
     assert len(files) == run["output_files"]
 
 
-def test_one_export_for_each_dataset_found(adobe: Adobe, run_dag: RunDag) -> None:
+def test_one_export_for_each_dataset_found(adobe: ServedAdobe, run_dag: RunDag) -> None:
     """`expand` over a list's output; named by what they export, so that the order of the list means nothing."""
 
     def dag_of(names: list[str]) -> DAG:
@@ -368,7 +369,7 @@ def test_one_export_for_each_dataset_found(adobe: Adobe, run_dag: RunDag) -> Non
     assert all(re.fullmatch(r"mapped\.export [0-9a-f]{8}", name) for name in made)
 
 
-def test_mapped_exports_to_two_accounts_are_two(adobe: Adobe) -> None:
+def test_mapped_exports_to_two_accounts_are_two(adobe: ServedAdobe) -> None:
     """The container of ADLS stands in the login: same path, other account."""
 
     def export(conn_id: str, map_index: int) -> Any:
@@ -389,7 +390,7 @@ def test_mapped_exports_to_two_accounts_are_two(adobe: Adobe) -> None:
     assert first["target_connection_id"] != second["target_connection_id"]
 
 
-def test_a_whole_export_waits_in_the_triggerer(adobe: Adobe, run_dag: RunDag) -> None:
+def test_a_whole_export_waits_in_the_triggerer(adobe: ServedAdobe, run_dag: RunDag) -> None:
     """Set up, deferred, resumed, and each part of the result to be had by its name; then an outlet of the wait."""
     with DAG("whole", schedule=None, start_date=START) as dag:
         export = AepExportDatasetsOperator(
@@ -428,7 +429,7 @@ def test_a_whole_export_waits_in_the_triggerer(adobe: Adobe, run_dag: RunDag) ->
     }
 
 
-def test_what_cannot_succeed_is_not_tried_again(adobe: Adobe, run_dag: RunDag) -> None:
+def test_what_cannot_succeed_is_not_tried_again(adobe: ServedAdobe, run_dag: RunDag) -> None:
     with DAG("final", schedule=None, start_date=START, default_args={"retries": 3, "retry_delay": timedelta(0)}) as dag:
 
         @task
@@ -465,7 +466,7 @@ def test_what_cannot_succeed_is_not_tried_again(adobe: Adobe, run_dag: RunDag) -
 
 
 @pytest.mark.parametrize("run_type", ["manual", "scheduled"])
-def test_by_default_a_wait_begins_when_the_dag_run_could(run_type: str, adobe: Adobe, run_dag: RunDag) -> None:
+def test_by_default_a_wait_begins_when_the_dag_run_could(run_type: str, adobe: ServedAdobe, run_dag: RunDag) -> None:
     """Neither an older run satisfies it, nor does it need a data interval, which a manual run may not have."""
     flow = adobe.dataflow(f"default after: {run_type}")
     adobe.run(flow, "failed")
@@ -485,7 +486,7 @@ def test_by_default_a_wait_begins_when_the_dag_run_could(run_type: str, adobe: A
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_change_while_the_task_waits_does_not_end_in_green(deferrable: bool, adobe: Adobe) -> None:
+def test_a_change_while_the_task_waits_does_not_end_in_green(deferrable: bool, adobe: ServedAdobe) -> None:
     """On the worker and in the triggerer alike: a colleague gives the dataflow another source connection."""
     name = f"changed meanwhile: {deferrable}"
     arguments = {"name": name, "schedule": Every(hours=12, start="2099-01-01T00:00Z"), "deferrable": deferrable}
@@ -522,7 +523,7 @@ def export_and_wait(**arguments: Any) -> AepExportDatasetsOperator:
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("outcome", ["success", "partial", "failed", "empty"])
 @pytest.mark.parametrize("ends", ["before", "while"])
-def test_a_wait_ends_alike_here_and_there(outcome: str, ends: str, deferrable: bool, adobe: Adobe) -> None:
+def test_a_wait_ends_alike_here_and_there(outcome: str, ends: str, deferrable: bool, adobe: ServedAdobe) -> None:
     name = f"alike {outcome} {ends} {deferrable}"
     flow = adobe.dataflow(name, schedule=FAR)
     run_id = adobe.run(flow, outcome, ended=ends == "before")
@@ -541,10 +542,10 @@ def test_a_wait_ends_alike_here_and_there(outcome: str, ends: str, deferrable: b
         assert run_id in end.message
     # Known before the wait began, and told at once.
     assert task_context["ti"].pushed["dataflow_id"] == flow
-    assert [each for each in adobe.requests if not each.startswith("GET")] == []
+    assert [each for each in adobe.requests() if not each.startswith("GET")] == []
 
 
-def test_without_xcom_nothing_is_pushed(adobe: Adobe) -> None:
+def test_without_xcom_nothing_is_pushed(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("no xcom", schedule=FAR)
     adobe.run(flow)
     task_context = context()
@@ -555,7 +556,7 @@ def test_without_xcom_nothing_is_pushed(adobe: Adobe) -> None:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_wait_times_out_and_may_be_tried_again(deferrable: bool, adobe: Adobe) -> None:
+def test_a_wait_times_out_and_may_be_tried_again(deferrable: bool, adobe: ServedAdobe) -> None:
     end = ended(
         export_and_wait,
         context(),
@@ -570,7 +571,7 @@ def test_a_wait_times_out_and_may_be_tried_again(deferrable: bool, adobe: Adobe)
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_an_outage_does_not_end_a_wait(deferrable: bool, adobe: Adobe) -> None:
+def test_an_outage_does_not_end_a_wait(deferrable: bool, adobe: ServedAdobe) -> None:
     name = f"outage {deferrable}"
     flow = adobe.dataflow(name, schedule=FAR)
     run_id = adobe.run(flow, ended=False)
@@ -585,7 +586,7 @@ def test_an_outage_does_not_end_a_wait(deferrable: bool, adobe: Adobe) -> None:
     assert (end.state, end.result["run_id"]) == ("success", run_id), end
 
 
-def test_the_deferral_carries_what_was_set_up(adobe: Adobe) -> None:
+def test_the_deferral_carries_what_was_set_up(adobe: ServedAdobe) -> None:
     """`defer(kwargs=…)` is lost in `dag.test()`; and the deadline counts `execution_timeout`."""
     operator = export_and_wait(
         name="carried", schedule=FAR, deferrable=True, timeout=3600, execution_timeout=timedelta(seconds=100)
@@ -611,7 +612,7 @@ def _run_event() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_after_sigterm_it_does_not_end_as_a_success(deferrable: bool, adobe: Adobe) -> None:
+def test_after_sigterm_it_does_not_end_as_a_success(deferrable: bool, adobe: ServedAdobe) -> None:
     """Airflow calls `on_kill` and lets the task go on; what is set up stays, and the next try finds it."""
     flow = adobe.dataflow(f"killed {deferrable}", schedule=FAR)
     adobe.run(flow)
@@ -623,7 +624,7 @@ def test_after_sigterm_it_does_not_end_as_a_success(deferrable: bool, adobe: Ado
     assert export_and_wait(name=f"killed {deferrable}", schedule=FAR).execute(context())["dataflow_id"] == flow
 
 
-def test_sigterm_ends_a_wait_within_a_second(adobe: Adobe) -> None:
+def test_sigterm_ends_a_wait_within_a_second(adobe: ServedAdobe) -> None:
     operator = export_and_wait(name="killed while waiting", schedule=FAR, poke_interval=60, timeout=600)
     began = time.monotonic()
     with later(0.7, operator.on_kill), pytest.raises(RuntimeError, match="told to stop"):
@@ -631,7 +632,7 @@ def test_sigterm_ends_a_wait_within_a_second(adobe: Adobe) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_refusal_is_final_and_an_outage_is_not(adobe: Adobe) -> None:
+def test_a_refusal_is_final_and_an_outage_is_not(adobe: ServedAdobe) -> None:
     arguments: dict[str, Any] = {"task_id": "source", "dataset_ids": DATASET, "name": "refused"}
     adobe.fault("GET /sourceConnections", status=403)
     with pytest.raises(AirflowFailException, match=r"403.*role and permissions"):
@@ -653,15 +654,15 @@ def test_a_refusal_is_final_and_an_outage_is_not(adobe: Adobe) -> None:
         ("no_such", "no_such"),
     ],
 )
-def test_a_login_that_does_not_fit_is_refused_before_a_request(conn_id: str, words: str, adobe: Adobe) -> None:
+def test_a_login_that_does_not_fit_is_refused_before_a_request(conn_id: str, words: str, adobe: ServedAdobe) -> None:
     operator = export_and_wait(name="login", schedule=FAR, destination_conn_id=conn_id)
     with pytest.raises(Exception, match=words):
         operator.execute(context())
-    assert adobe.requests == []
+    assert adobe.requests() == []
 
 
-def test_a_default_name_that_is_too_long_says_what_to_do(adobe: Adobe) -> None:
+def test_a_default_name_that_is_too_long_says_what_to_do(adobe: ServedAdobe) -> None:
     operator = export_and_wait(task_id="t" * 200, schedule=FAR, dag=DAG("d" * 60, schedule=None))
     with pytest.raises(AirflowFailException, match=r"name .default: dag_id\.task_id. = .*1 to 255"):
         operator.execute(context())
-    assert adobe.requests == []
+    assert adobe.requests() == []

@@ -11,9 +11,10 @@ from airflow_provider_aep.api.entities import DataflowId, FlowRunId
 from airflow_provider_aep.api.queries import all_items, check_access, find_run, list_datasets
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.errors import EntityNotFound, InvalidArgument, UnexpectedReply
+from tests.adobe.in_process import Adobe
 from tests.canned import answers, ok
 from tests.conftest import Runner, settings_for_tests
-from tests.setups import Adobe, desired
+from tests.exports import desired
 
 IDS = [each.id for each in SEEDED]
 

@@ -16,7 +16,8 @@ from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AepError, EntityExists, first_of
-from tests.setups import DATASETS, WAYS, Adobe, desired, one_of_each, policy
+from tests.adobe.in_process import Adobe
+from tests.exports import DATASETS, WAYS, desired, one_of_each, policy
 
 Steps = Generator[Any, Any, Any]
 

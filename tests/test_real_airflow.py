@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator.datasets import SEEDED
+from tests.adobe.served import served
 from tests.airflow_places import AIRFLOW
-from tests.real_airflow import EXAMPLES, SECRETS, RealAirflow, airflow, emulator
+from tests.real_airflow import EXAMPLES, SECRETS, RealAirflow, airflow
 
 TRIGGERED = sorted({path.stem for path in EXAMPLES.glob("example_*.py")} - {"example_aep_scheduled"})
 
@@ -24,7 +25,7 @@ TRIGGERED = sorted({path.stem for path in EXAMPLES.glob("example_*.py")} - {"exa
 def adobe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The emulator, an hour in six seconds; a run takes long enough that no wait ends at its first look."""
     folder = tmp_path_factory.mktemp("real")
-    with emulator(folder / "adobe", "--speed", "600", "--run-seconds", "9000") as url:
+    with served(folder / "adobe", "--speed", "600", "--run-seconds", "9000") as url:
         yield url, folder
 
 

@@ -17,9 +17,10 @@ from airflow_provider_aep.api.queries import Sight, look_for_run
 from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AepError, AmbiguousName, EntityExists, EntityNotFound
+from tests.adobe.in_process import Adobe
 from tests.conftest import settings_for_tests
+from tests.exports import KINDS, WAYS, desired, one_of_each, policy
 from tests.openapi import OpenApiAdobe
-from tests.setups import KINDS, WAYS, Adobe, desired, one_of_each, policy
 from tests.test_races import Task, race
 from tests.test_shared_things import creation_times, jittered_lists, nothing_dangles, true_results
 

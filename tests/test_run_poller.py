@@ -33,8 +33,8 @@ from airflow_provider_aep.errors import AccessDenied, InvalidArgument, RequestRe
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import WAKE_AT_ONCE, RunPoller, subscribe
 from airflow_provider_aep.subscription import Subscription, WaitIsOver
+from tests.adobe.caller import START, Caller
 from tests.conftest import settings_for_tests
-from tests.emulator_client import START, Adobe
 
 
 async def change(wait: Subscription) -> FlowRun:
@@ -105,12 +105,12 @@ class Line(httpx.AsyncBaseTransport):
 
 
 class Night:
-    """An emulated Adobe, the Airflow connections to it, and what a triggerer does with them."""
+    """An emulated Caller, the Airflow connections to it, and what a triggerer does with them."""
 
     def __init__(self, data: Path, **options: Any) -> None:
         self.clock = LoopClock()
         given = {"write_files": False, "run_seconds": 600, "late_seconds": 0, **options}
-        self.adobe = Adobe(data, clock=self.clock, **given)
+        self.adobe = Caller(data, clock=self.clock, **given)
         self.dataflow = self.adobe.flow()
         self.latency = 0.05
         self.lines: list[Line] = []

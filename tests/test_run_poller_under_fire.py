@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_aep.api.entities import FlowRun
-from tests.emulator_client import START
+from tests.adobe.caller import START
 from tests.test_run_poller import EmulatorHook, Night, told
 
 RUN_SECONDS = 900

@@ -19,7 +19,8 @@ from airflow_provider_aep.errors import AccessDenied, AepError, EntityNotFound, 
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_wait import RunWait, WaitTimeout, backstop, deadline_after, read_event, seen_text
 from airflow_provider_aep.sensors import AepDataflowRunSensor
-from tests.setups import Adobe, desired
+from tests.adobe.in_process import Adobe
+from tests.exports import desired
 
 RUN = FlowRun(
     FlowRunId("run-1"),

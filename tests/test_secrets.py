@@ -28,10 +28,11 @@ from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
 from airflow_provider_aep.schedules import Every
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
-from tests.adobe import DATASET, Adobe, context, events_of, later
+from tests.adobe.served import DATASET, ServedAdobe
 from tests.airflow_places import TaskDeferred
 from tests.dag_runs import run_dag
 from tests.real_airflow import SECRETS
+from tests.tasks import context, events_of, later
 
 KEY_TEXT = "planted" + "PrivateKeyOfTheSftpServer"  # in two parts: Airflow keeps this very file in its database
 PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_TEXT}\n-----END RSA PRIVATE KEY-----\n"
@@ -54,7 +55,7 @@ def _key_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SFTP_KEY", json.dumps(fields))
 
 
-def planted(adobe: Adobe) -> list[str]:
+def planted(adobe: ServedAdobe) -> list[str]:
     """All secrets: those of the connections, in each form that they take, and every token that was sent."""
     tokens = {each.headers["authorization"].removeprefix("Bearer ") for each in adobe.sent}
     key = base64.b64encode(PRIVATE_KEY.encode()).decode()
@@ -68,14 +69,14 @@ def _log_all(caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, logger=name)
 
 
-def assert_free_of_secrets(adobe: Adobe, **texts: str) -> None:
+def assert_free_of_secrets(adobe: ServedAdobe, **texts: str) -> None:
     for secret in planted(adobe):
         for place, text in texts.items():
             shows = secret in text  # apart from the assertion, which would print and compare all of it
             assert not shows, f"{place}: {secret}"
 
 
-def test_they_arrive_where_they_should(adobe: Adobe) -> None:
+def test_they_arrive_where_they_should(adobe: ServedAdobe) -> None:
     """Or the tests below would search for what is not there."""
     for conn_id, destination in PLACES.items():
         AepCreateBaseConnectionOperator(
@@ -89,7 +90,7 @@ def test_they_arrive_where_they_should(adobe: Adobe) -> None:
 
 @pytest.mark.usefixtures("_metadata")
 def test_a_whole_export_leaves_none(
-    adobe: Adobe, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    adobe: ServedAdobe, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Set up, updated, waited for and ended; in `dag.test()`, where Airflow itself masks nothing."""
     _log_all(caplog)
@@ -146,7 +147,7 @@ def test_a_whole_export_leaves_none(
         {"match": "GET /connections*", "status": 401, "times": None},
     ],
 )
-def test_no_error_shows_one(fault: dict[str, Any], adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_error_shows_one(fault: dict[str, Any], adobe: ServedAdobe, caplog: pytest.LogCaptureFixture) -> None:
     import traceback
 
     _log_all(caplog)
@@ -182,7 +183,7 @@ def test_no_error_shows_one(fault: dict[str, Any], adobe: Adobe, caplog: pytest.
     ],
 )
 def test_a_connection_that_is_wrong_is_told_without_its_values(
-    conn_id: str, change: dict[str, Any], adobe: Adobe, monkeypatch: pytest.MonkeyPatch
+    conn_id: str, change: dict[str, Any], adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields are easily swapped, and then a harmless one holds the secret."""
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
@@ -199,7 +200,7 @@ def test_a_connection_that_is_wrong_is_told_without_its_values(
         assert secret not in str(failure.value)
 
 
-def test_a_trigger_holds_none(adobe: Adobe) -> None:
+def test_a_trigger_holds_none(adobe: ServedAdobe) -> None:
     operator = AepExportDatasetsOperator(
         task_id="export",
         dataset_ids=DATASET,
@@ -228,7 +229,7 @@ def test_a_trigger_holds_none(adobe: Adobe) -> None:
     )
 
 
-def test_no_repr_shows_one(adobe: Adobe) -> None:
+def test_no_repr_shows_one(adobe: ServedAdobe) -> None:
     hook = AepHook()
     with hook.get_conn() as session:
         texts = {"hook": repr(vars(hook)), "settings": repr(session.settings), "session": repr(session)}
@@ -241,7 +242,7 @@ def test_no_repr_shows_one(adobe: Adobe) -> None:
 
 @pytest.mark.parametrize(("shortest", "is_asked"), [(5, True), (20, False)])
 def test_airflow_is_asked_to_mask_only_what_is_long_enough(
-    shortest: int, is_asked: bool, adobe: Adobe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shortest: int, is_asked: bool, adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would write a warning of a secret that is too short into the log of the task."""
     from airflow.sdk._shared.secrets_masker import SecretsMasker

@@ -17,8 +17,9 @@ from airflow.sdk.api.datamodels._generated import DagRunType
 
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
-from tests.adobe import Adobe, Ended, context, ended, later
+from tests.adobe.served import ServedAdobe
 from tests.airflow_places import DeltaTriggerTimetable, TaskDeferralError, TaskDeferred
+from tests.tasks import Ended, context, ended, later
 
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke"},
@@ -42,7 +43,7 @@ def sensor(**arguments: Any) -> AepDataflowRunSensor:
 class Case:
     """What Adobe has, and how the task ends under each policy."""
 
-    prepare: Callable[[Adobe, str], dict[str, Any]]
+    prepare: Callable[[ServedAdobe, str], dict[str, Any]]
     plain: str
     soft_fail: str
     never_fail: str
@@ -50,48 +51,48 @@ class Case:
     timeout: float = 60
 
 
-def ran(outcome: str, **script: Any) -> Callable[[Adobe, str], dict[str, Any]]:
-    def prepare(adobe: Adobe, flow: str) -> dict[str, Any]:
+def ran(outcome: str, **script: Any) -> Callable[[ServedAdobe, str], dict[str, Any]]:
+    def prepare(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
         adobe.run(flow, outcome, **script)
         return {}
 
     return prepare
 
 
-def _running(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _running(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.run(flow, ended=False, seconds=100_000)
     return {}
 
 
-def _running_in_an_unknown_state(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _running_in_an_unknown_state(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.line.rewrite = lambda text: text.replace(b'"processing"', b'"pondering"')
     adobe.run(flow, ended=False, seconds=1000)
     adobe.advance(700)
     return {}
 
 
-def _only_an_older_one(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _only_an_older_one(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.run(flow)
     return {"after": adobe.now()}
 
 
-def _by_its_id(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _by_its_id(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.run(flow, "failed")
     wanted = adobe.run(flow)
     adobe.run(flow, "failed")
     return {"run_id": wanted}
 
 
-def _by_an_id_that_is_not_there(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _by_an_id_that_is_not_there(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     return {"run_id": "00000000-0000-4000-8000-000000000000"}
 
 
-def _refused(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _refused(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.fault("GET /runs*", status=403, times=None)
     return {}
 
 
-def _down(adobe: Adobe, flow: str) -> dict[str, Any]:
+def _down(adobe: ServedAdobe, flow: str) -> dict[str, Any]:
     adobe.run(flow)
     adobe.fault("GET /runs*", status=503, retry_after="1", times=None)
     return {}
@@ -130,7 +131,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_modes_end_alike(name: str, adobe: Adobe) -> None:
+def test_modes_end_alike(name: str, adobe: ServedAdobe) -> None:
     case = CASES[name]
     flow = adobe.dataflow(f"modes: {name}")
     arguments = {"dataflow_id": flow, "timeout": case.timeout, **case.prepare(adobe, flow)}
@@ -157,7 +158,7 @@ def _raisable(end: Ended) -> BaseException:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_waits_for_a_run_that_is_to_come(mode: str, adobe: Adobe) -> None:
+def test_it_waits_for_a_run_that_is_to_come(mode: str, adobe: ServedAdobe) -> None:
     """None at first; then it runs, Adobe is down for a moment, and it ends. An older one that failed is passed over."""
     flow = adobe.dataflow(f"to come: {mode}")
     adobe.run(flow, "failed")
@@ -183,7 +184,7 @@ class StateStore(dict[str, str]):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_once_found_is_stayed_with(mode: str, adobe: Adobe) -> None:
+def test_a_run_once_found_is_stayed_with(mode: str, adobe: ServedAdobe) -> None:
     """It is asked for by its ID, so that no other can take its place in a wait that goes on."""
     flow = adobe.dataflow(f"pinned: {mode}")
     run_id = adobe.run(flow, ended=False, seconds=100)
@@ -199,7 +200,7 @@ def test_a_run_once_found_is_stayed_with(mode: str, adobe: Adobe) -> None:
     assert len(asked) > 1
 
 
-def test_pokes_between_reschedules_tell_of_an_outage_once(adobe: Adobe, caplog: pytest.LogCaptureFixture) -> None:
+def test_pokes_between_reschedules_tell_of_an_outage_once(adobe: ServedAdobe, caplog: pytest.LogCaptureFixture) -> None:
     flow = adobe.dataflow("outage between reschedules")
     adobe.run(flow, ended=False, seconds=100)
     about = context(task_state_store=StateStore())
@@ -214,7 +215,7 @@ def test_pokes_between_reschedules_tell_of_an_outage_once(adobe: Adobe, caplog: 
     assert told[0].startswith("GET /flows/")
 
 
-def test_without_airflows_memory_each_poke_finds_the_earliest_run(adobe: Adobe) -> None:
+def test_without_airflows_memory_each_poke_finds_the_earliest_run(adobe: ServedAdobe) -> None:
     """Before 3.3, where nothing lasts between two pokes of `mode="reschedule"`."""
     flow = adobe.dataflow("forgotten")
     run_id = adobe.run(flow, ended=False, seconds=100)
@@ -225,7 +226,7 @@ def test_without_airflows_memory_each_poke_finds_the_earliest_run(adobe: Adobe) 
     assert end.result["run_id"] == run_id
 
 
-def test_the_result_is_flat_and_tells_the_run(adobe: Adobe) -> None:
+def test_the_result_is_flat_and_tells_the_run(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("flat")
     run_id = adobe.run(flow)
 
@@ -239,19 +240,19 @@ def test_the_result_is_flat_and_tells_the_run(adobe: Adobe) -> None:
     assert all(isinstance(value, str | int | None) for value in result.values())
 
 
-def test_a_finished_run_costs_two_requests_and_no_deferral(adobe: Adobe) -> None:
+def test_a_finished_run_costs_two_requests_and_no_deferral(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("finished")
     adobe.run(flow)
 
     assert sensor(dataflow_id=flow, deferrable=True).execute(context())["status"] == "success"
-    assert adobe.requests == [f"GET /flows/{flow}", "GET /runs"]
+    assert adobe.requests() == [f"GET /flows/{flow}", "GET /runs"]
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("outcome", "argument"), [("failed", "on_failed"), ("partial", "on_partial"), ("empty", "on_empty")]
 )
-def test_the_user_decides_what_an_end_means(outcome: str, argument: str, mode: str, adobe: Adobe) -> None:
+def test_the_user_decides_what_an_end_means(outcome: str, argument: str, mode: str, adobe: ServedAdobe) -> None:
     flow = adobe.dataflow(f"decided: {outcome} {mode}")
     run_id = adobe.run(flow, outcome)
 
@@ -270,7 +271,7 @@ def test_the_user_decides_what_an_end_means(outcome: str, argument: str, mode: s
     assert flow in ends["skip"].message
 
 
-def test_the_deadline_is_the_shorter_of_timeout_and_execution_timeout(adobe: Adobe) -> None:
+def test_the_deadline_is_the_shorter_of_timeout_and_execution_timeout(adobe: ServedAdobe) -> None:
     """Airflow itself does not count `execution_timeout` while a task is deferred."""
     flow = adobe.dataflow("deadline")
 
@@ -287,7 +288,7 @@ def test_the_deadline_is_the_shorter_of_timeout_and_execution_timeout(adobe: Ado
     assert deferral.value.timeout.total_seconds() > 300
 
 
-def test_a_run_of_another_dataflow_is_refused(adobe: Adobe) -> None:
+def test_a_run_of_another_dataflow_is_refused(adobe: ServedAdobe) -> None:
     """Rather than to wait for it and to tell its success."""
     flow, other = adobe.dataflow("mine"), adobe.dataflow("another's")
     run_id = adobe.run(other)
@@ -297,7 +298,7 @@ def test_a_run_of_another_dataflow_is_refused(adobe: Adobe) -> None:
     assert (end.state, "is a run of dataflow") == ("failed", end.message[end.message.index("is a run") :][:20])
 
 
-def test_the_triggerer_may_end_the_task(adobe: Adobe) -> None:
+def test_the_triggerer_may_end_the_task(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("short way")
     adobe.run(flow, ended=False)
     with later(0.2, lambda: adobe.advance(300)):
@@ -307,7 +308,7 @@ def test_the_triggerer_may_end_the_task(adobe: Adobe) -> None:
 
 
 @pytest.mark.parametrize("do_xcom_push", [True, False])
-def test_what_the_triggerer_pushes(do_xcom_push: bool, adobe: Adobe) -> None:
+def test_what_the_triggerer_pushes(do_xcom_push: bool, adobe: ServedAdobe) -> None:
     flow = adobe.dataflow(f"pushes {do_xcom_push}")
     adobe.run(flow, ended=False)
     with later(0.2, lambda: adobe.advance(300)):
@@ -318,7 +319,7 @@ def test_what_the_triggerer_pushes(do_xcom_push: bool, adobe: Adobe) -> None:
     assert (end.state, bool(end.result)) == ("success", do_xcom_push), end.error
 
 
-def test_a_bad_run_reaches_the_worker_even_then(adobe: Adobe) -> None:
+def test_a_bad_run_reaches_the_worker_even_then(adobe: ServedAdobe) -> None:
     """Only what the user calls a success may end a task without a word of its own."""
     flow = adobe.dataflow("short way of a failure")
     adobe.run(flow, "failed", ended=False)
@@ -329,7 +330,7 @@ def test_a_bad_run_reaches_the_worker_even_then(adobe: Adobe) -> None:
     assert "ACTIVATION_BATCH-0000-FAILED" in end.message
 
 
-def test_after_sigterm_it_does_not_end_as_a_success(adobe: Adobe) -> None:
+def test_after_sigterm_it_does_not_end_as_a_success(adobe: ServedAdobe) -> None:
     """Airflow calls `on_kill` and lets the task go on."""
     flow = adobe.dataflow("killed wait")
     adobe.run(flow, ended=False)
@@ -343,7 +344,7 @@ def test_after_sigterm_it_does_not_end_as_a_success(adobe: Adobe) -> None:
         task.execute(context())
 
 
-def test_a_crashed_trigger_is_no_reason_to_skip(adobe: Adobe) -> None:
+def test_a_crashed_trigger_is_no_reason_to_skip(adobe: ServedAdobe) -> None:
     failed = {"error": "Trigger failure", "traceback": ["boom"]}
     with pytest.raises(TaskDeferralError):
         sensor(dataflow_id="a", soft_fail=True).resume_execution("__fail__", failed, context())
@@ -386,20 +387,20 @@ def test_deferrable_is_airflows_default(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("moment", ["", "soon", "2026-01-01", "2026-01-01T00:00:00", "None"])
-def test_a_rendered_moment_without_a_zone_is_refused(moment: str, adobe: Adobe) -> None:
+def test_a_rendered_moment_without_a_zone_is_refused(moment: str, adobe: ServedAdobe) -> None:
     task = sensor(dataflow_id="a", after="{{ moment }}")
     task.render_template_fields(context(moment=moment))
 
     end = ended(lambda **_: task, context())
 
-    assert (end.state, adobe.requests) == ("failed", [])
+    assert (end.state, adobe.requests()) == ("failed", [])
     assert end.message.startswith("after = ")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", ["", "None", "a,b", "a b"])
-def test_an_id_that_upstream_did_not_give_is_refused(value: str, mode: str, policy: str, adobe: Adobe) -> None:
+def test_an_id_that_upstream_did_not_give_is_refused(value: str, mode: str, policy: str, adobe: ServedAdobe) -> None:
     """Adobe lists no runs for it: the wait would last until its time-out. No policy skips it, nothing was awaited."""
 
     def make(**_: Any) -> AepDataflowRunSensor:
@@ -409,7 +410,7 @@ def test_an_id_that_upstream_did_not_give_is_refused(value: str, mode: str, poli
 
     end = ended(make, context())
 
-    assert (end.state, adobe.requests) == ("failed", [])
+    assert (end.state, adobe.requests()) == ("failed", [])
     assert "dataflow_id" in end.message
 
 
@@ -419,7 +420,7 @@ GONE = "5d9f1ae2-0000-4000-8000-000000000001"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_wait_for_a_disabled_dataflow_fails_at_once(mode: str, adobe: Adobe) -> None:
+def test_a_wait_for_a_disabled_dataflow_fails_at_once(mode: str, adobe: ServedAdobe) -> None:
     flow = adobe.dataflow(f"disabled: {mode}")
     adobe.disable(flow)
 
@@ -429,7 +430,7 @@ def test_a_wait_for_a_disabled_dataflow_fails_at_once(mode: str, adobe: Adobe) -
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_wait_for_a_dataflow_that_is_disabled_meanwhile_fails(mode: str, adobe: Adobe) -> None:
+def test_a_wait_for_a_dataflow_that_is_disabled_meanwhile_fails(mode: str, adobe: ServedAdobe) -> None:
     flow = adobe.dataflow(f"disabled meanwhile: {mode}")
 
     with later(0.5, lambda: adobe.disable(flow)):
@@ -439,7 +440,7 @@ def test_a_wait_for_a_dataflow_that_is_disabled_meanwhile_fails(mode: str, adobe
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_under_way_is_waited_for_when_its_dataflow_is_disabled(mode: str, adobe: Adobe) -> None:
+def test_a_run_under_way_is_waited_for_when_its_dataflow_is_disabled(mode: str, adobe: ServedAdobe) -> None:
     flow = adobe.dataflow(f"under way: {mode}")
     run_id = adobe.run(flow, ended=False)
 
@@ -454,14 +455,14 @@ def test_a_run_under_way_is_waited_for_when_its_dataflow_is_disabled(mode: str, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_unknown_dataflow_fails_at_once(mode: str, adobe: Adobe) -> None:
+def test_an_unknown_dataflow_fails_at_once(mode: str, adobe: ServedAdobe) -> None:
     end = ended(sensor, context(), dataflow_id=GONE, **MODES[mode])
 
     assert (end.state, GONE in end.message) == ("failed", True)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_dataflow_that_has_ended_fails_a_wait_for_its_next_run(mode: str, adobe: Adobe) -> None:
+def test_a_dataflow_that_has_ended_fails_a_wait_for_its_next_run(mode: str, adobe: ServedAdobe) -> None:
     now = adobe.now()
     flow = adobe.dataflow(
         f"ended: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1), end=now + timedelta(hours=2))
@@ -473,7 +474,7 @@ def test_a_dataflow_that_has_ended_fails_a_wait_for_its_next_run(mode: str, adob
     assert (end.state, "it has ended at" in end.message) == ("failed", True)
 
 
-def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: Adobe) -> None:
+def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("once", schedule=Once())
     adobe.advance(600)
 
@@ -483,7 +484,9 @@ def test_a_one_time_export_that_has_run_is_not_waited_for_again(adobe: Adobe) ->
 
 
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
-def test_the_only_slot_of_a_one_time_export_is_its_dag_runs_whatever_the_clocks_say(mode: str, adobe: Adobe) -> None:
+def test_the_only_slot_of_a_one_time_export_is_its_dag_runs_whatever_the_clocks_say(
+    mode: str, adobe: ServedAdobe
+) -> None:
     """Airflow's clock is an hour ahead of Adobe's, so that the run is created before its DAG run was due."""
     about = context()
     about["dag_run"].run_after = adobe.now() + timedelta(hours=1)
@@ -518,7 +521,7 @@ def scheduled(due: datetime, following: datetime, **members: Any) -> Any:
 
 @pytest.mark.parametrize("on_missing", ["skip", "fail", "next"])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_a_dag_run_does_for_which_adobe_has_no_slot(mode: str, on_missing: str, adobe: Adobe) -> None:
+def test_what_a_dag_run_does_for_which_adobe_has_no_slot(mode: str, on_missing: str, adobe: ServedAdobe) -> None:
     """The export begins an hour after this DAG run's time."""
     now = adobe.now()
     first = now + timedelta(hours=2)
@@ -548,7 +551,7 @@ def test_what_a_dag_run_does_for_which_adobe_has_no_slot(mode: str, on_missing: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_slot_that_passes_without_a_run_ends_the_wait(mode: str, adobe: Adobe) -> None:
+def test_a_slot_that_passes_without_a_run_ends_the_wait(mode: str, adobe: ServedAdobe) -> None:
     """It was disabled at the slot and is enabled again; the next slot's run belongs to the next DAG run."""
     now = adobe.now()
     flow = adobe.dataflow(f"skipped slot: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1)))
@@ -564,7 +567,7 @@ def test_a_slot_that_passes_without_a_run_ends_the_wait(mode: str, adobe: Adobe)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cleared_dag_run_finds_the_run_of_its_slot_and_no_later_one(mode: str, adobe: Adobe) -> None:
+def test_a_cleared_dag_run_finds_the_run_of_its_slot_and_no_later_one(mode: str, adobe: ServedAdobe) -> None:
     now = adobe.now()
     flow = adobe.dataflow(f"cleared: {mode}", schedule=Every(hours=3, start=now + timedelta(hours=1)))
     found = []
@@ -582,7 +585,7 @@ def test_a_cleared_dag_run_finds_the_run_of_its_slot_and_no_later_one(mode: str,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cleared_dag_run_finds_its_run_after_the_schedule_was_changed(mode: str, adobe: Adobe) -> None:
+def test_a_cleared_dag_run_finds_its_run_after_the_schedule_was_changed(mode: str, adobe: ServedAdobe) -> None:
     """Its time was over by then, so that the new schedule says nothing about it."""
     now = adobe.now()
     name = f"changed: {mode}"

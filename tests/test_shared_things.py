@@ -25,19 +25,8 @@ from airflow_provider_aep.api.wire import read_base_connection
 from airflow_provider_aep.destinations import AmazonS3, destination_type, place_params, target_params
 from airflow_provider_aep.errors import AepError, EntityExists, EntityNotFound, ExportChanged, InvalidArgument
 from airflow_provider_aep.schedules import Every
-from tests.setups import (
-    BEGINS_ON,
-    DATASETS,
-    ENDS_ON,
-    KINDS,
-    S3,
-    WAYS,
-    Adobe,
-    desired,
-    desired_base,
-    one_of_each,
-    policy,
-)
+from tests.adobe.in_process import Adobe
+from tests.exports import BEGINS_ON, DATASETS, ENDS_ON, KINDS, S3, WAYS, desired, desired_base, one_of_each, policy
 from tests.test_races import Task, race
 
 OTHER = desired(dataset_ids=(DATASETS[1],))
@@ -425,9 +414,7 @@ def test_a_run_of_before_a_change_does_not_pass_for_the_changed_export(other: De
     adobe.run(check_run_is_of(desired(), ids, before))
     adobe.clock.advance(60)
     ids = adobe.task(other, name="dag.export, run 2", if_exists="update")
-    with pytest.raises(
-        ExportChanged, match=rf"flow run {before.id} was created at .*, before .* was changed at"
-    ):
+    with pytest.raises(ExportChanged, match=rf"flow run {before.id} was created at .*, before .* was changed at"):
         adobe.run(check_run_is_of(other, ids, before))
     adobe.run(check_run_is_of(other, ids, run_of(adobe, ids)))
     later = other._replace(schedule=Every(hours=12, start=BEGINS_ON, end=ENDS_ON))

@@ -24,9 +24,10 @@ from airflow_provider_aep.api.runs.poll import ABREAST, poll
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.errors import AccessDenied, PlatformUnavailable
 from airflow_provider_aep.schedules import Every
+from tests.adobe.in_process import Adobe
 from tests.canned import Canned, answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
-from tests.setups import BEGINS_ON, Adobe, desired
+from tests.exports import BEGINS_ON, desired
 
 LIST = list_page("/flows")
 EMPTY = ok({"items": []})

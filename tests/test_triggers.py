@@ -14,7 +14,8 @@ from airflow.triggers.base import TaskSuccessEvent
 from airflow_provider_aep.emulator import CLIENT_SECRET
 from airflow_provider_aep.run_wait import read_event
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
-from tests.adobe import Adobe, events_of, rebuilt
+from tests.adobe.served import ServedAdobe
+from tests.tasks import events_of, rebuilt
 
 
 def trigger(dataflow_id: str, **arguments: Any) -> AepDataflowRunTrigger:
@@ -53,7 +54,7 @@ def test_a_subclass_is_stored_as_itself() -> None:
     )
 
 
-def test_one_event_with_the_run_and_what_it_was_given_to_carry(adobe: Adobe) -> None:
+def test_one_event_with_the_run_and_what_it_was_given_to_carry(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("one event")
     run_id = adobe.run(flow, "partial")
 
@@ -64,14 +65,14 @@ def test_one_event_with_the_run_and_what_it_was_given_to_carry(adobe: Adobe) -> 
     assert (run.id, run.outcome, run.errors[0].code) == (run_id, "partial", "CONNECTOR-2001-500")
 
 
-def test_it_only_reads(adobe: Adobe) -> None:
+def test_it_only_reads(adobe: ServedAdobe) -> None:
     """It may run twice: a triggerer restarts, another takes over."""
     flow = adobe.dataflow("reads")
     adobe.run(flow, "failed")
 
     asyncio.run(events_of(trigger(flow)))
 
-    assert adobe.requests
+    assert adobe.requests()
     assert {each.method for each in adobe.sent} == {"GET"}
 
 
@@ -85,7 +86,9 @@ def test_it_only_reads(adobe: Adobe) -> None:
         ("success", None, False),
     ],
 )
-def test_what_ends_the_task_right_here(outcome: str, succeed_on: list[str] | None, ends: bool, adobe: Adobe) -> None:
+def test_what_ends_the_task_right_here(
+    outcome: str, succeed_on: list[str] | None, ends: bool, adobe: ServedAdobe
+) -> None:
     flow = adobe.dataflow(f"ends {outcome} {len(succeed_on or [])}")
     run_id = adobe.run(flow, outcome)
 
@@ -98,7 +101,7 @@ def test_what_ends_the_task_right_here(outcome: str, succeed_on: list[str] | Non
 
 
 def test_a_wait_says_once_an_hour_that_it_is_alive(
-    adobe: Adobe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    adobe: ServedAdobe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its task's log: for what it waits, how long already, and when Adobe last answered."""
     flow = adobe.dataflow("alive")
@@ -118,7 +121,7 @@ def test_a_wait_says_once_an_hour_that_it_is_alive(
     )
 
 
-def test_it_ends_at_its_deadline(adobe: Adobe) -> None:
+def test_it_ends_at_its_deadline(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("deadline of a trigger")
     run_id = adobe.run(flow, ended=False)
     began = time.monotonic()
@@ -130,7 +133,7 @@ def test_it_ends_at_its_deadline(adobe: Adobe) -> None:
     assert run_id in event.payload["seen"]
 
 
-def test_one_that_is_loaded_after_its_deadline_still_looks(adobe: Adobe) -> None:
+def test_one_that_is_loaded_after_its_deadline_still_looks(adobe: ServedAdobe) -> None:
     """As after a long outage of the triggerer: the run has ended meanwhile."""
     flow = adobe.dataflow("loaded late")
     run_id = adobe.run(flow)
@@ -140,12 +143,12 @@ def test_one_that_is_loaded_after_its_deadline_still_looks(adobe: Adobe) -> None
     assert event.payload["run"]["id"] == run_id
 
 
-def test_a_poke_interval_of_nothing_is_no_endless_poll(adobe: Adobe) -> None:
+def test_a_poke_interval_of_nothing_is_no_endless_poll(adobe: ServedAdobe) -> None:
     flow = adobe.dataflow("no interval")
 
     asyncio.run(events_of(trigger(flow, poll_seconds=0, deadline=time.time() + 2)))
 
-    assert adobe.requests.count("GET /runs") <= 3
+    assert adobe.requests().count("GET /runs") <= 3
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_a_poke_interval_of_nothing_is_no_endless_poll(adobe: Adobe) -> None:
     [({"password": ""}, "client secret"), ({"extra": {"org_id": "nonsense"}}, "org_id = <hidden, 8 characters>")],
 )
 def test_a_connection_that_cannot_be_right_ends_it(
-    change: dict[str, Any], words: str, adobe: Adobe, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], words: str, adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.real_airflow import connections
 
@@ -168,7 +171,7 @@ def test_a_connection_that_cannot_be_right_ends_it(
     assert CLIENT_SECRET not in str(event.payload)
 
 
-def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: Adobe) -> None:
+def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: ServedAdobe) -> None:
     """They wait on one watch, which ends with the last of them."""
     flow = adobe.dataflow("cancelled")
     adobe.run(flow, ended=False)
@@ -193,9 +196,9 @@ def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: Adobe) -> No
         await asyncio.sleep(0.6)
         last.cancel()
         await asyncio.sleep(0.1)
-        asked = len(adobe.requests)
+        asked = len(adobe.requests())
         assert watches() == 0
         await asyncio.sleep(1.2)
-        assert len(adobe.requests) == asked
+        assert len(adobe.requests()) == asked
 
     asyncio.run(scene())

@@ -33,7 +33,7 @@ TOKEN_FORM = {
 HEADERS = {"x-api-key": CLIENT_ID, "x-gw-ims-org-id": ORG_ID, "x-sandbox-name": "prod"}
 
 
-class Adobe:
+class Caller:
     """An emulator in this process and a caller with a token; emulated time stands still until moved."""
 
     def __init__(self, data: Path, **options: Any) -> None:

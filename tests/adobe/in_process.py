@@ -1,8 +1,7 @@
-"""An export to set up, tasks that do so on an emulated Adobe, and what must be true of it afterwards."""
+"""An emulated Adobe in this process, workers' tasks on it, and what must be true of it afterwards."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,77 +12,25 @@ from typing import Any
 import httpx
 
 from airflow_provider_aep.api.auth import forget_tokens
-from airflow_provider_aep.api.credentials import S3AccessKey, auth
 from airflow_provider_aep.api.effects import Procedure
-from airflow_provider_aep.api.entities import DatasetId
-from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds, export_ids
-from airflow_provider_aep.api.provisioning.ensure import (
-    ensure_base_connection,
-    ensure_dataflow,
-    ensure_source_connection,
-    ensure_target_connection,
-)
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, ExportIds
 from airflow_provider_aep.api.provisioning.export import set_up_export
-from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.destinations import AmazonS3, destination_type, target_params
 from airflow_provider_aep.emulator import Clock, Platform
-from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.errors import AepError
 from airflow_provider_aep.schedules import Every
 from tests.conftest import settings_for_tests
+from tests.exports import KINDS, policy
 
-DATASETS = [DatasetId(each.id) for each in SEEDED]
-KINDS = ("connections", "sourceConnections", "targetConnections", "flows")
-SECRET = "s3cr3t" + "a" * 34
-S3 = AmazonS3(bucket="lake-exports", path="nightly")
 START = 1_800_000_000.0
-BEGINS_ON = "2029-01-01T00:00:00Z"  # so late that no run takes the tests' time
-ENDS_ON = "2031-01-01T00:00:00Z"
 REQUEST_SECONDS = 0.05  # what a request takes
-_sessions = itertools.count()
 
 
-def desired(name: str = "dag.export", **changes: Any) -> DesiredExport:
-    """An export to Amazon S3 every three hours, with a login of its own unless told otherwise."""
-
-    given: dict[str, Any] = {
-        "name": name,
-        "dataset_ids": (DATASETS[0],),
-        "destination_type": destination_type(S3),
-        "target_params": target_params(S3, file_type="PARQUET", compression="GZIP"),
-        "schedule": Every(hours=3, start=BEGINS_ON, end=ENDS_ON),
-        "base": desired_base(),
-    }
-    return DesiredExport(**{**given, **changes})
-
-
-def desired_base(name: str = "airflow s3", secret: str = SECRET) -> DesiredBaseConnection:
-    return DesiredBaseConnection(name, destination_type(S3), auth(S3AccessKey(access_key="A" * 20, secret_key=secret)))
-
-
-def policy(
-    task: str = "dag.export, run 1", *, again: bool = False, if_exists: IfExists = "reuse", **more: bool
-) -> SetupPolicy:
-    """How one try of a task sets up; each try is a session of its own."""
-    return SetupPolicy(if_exists, Owner(task, f"{next(_sessions):08x}", again), 10, **more)
-
-
-def in_steps(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ExportIds]:
-    """The same by the four step operators' procedures, one after the other."""
-    assert desired.base
-    base = yield from ensure_base_connection(desired.base, policy)
-    source = yield from ensure_source_connection(desired.source, policy)
-    target = yield from ensure_target_connection(desired.target(base), policy)
-    dataflow = yield from ensure_dataflow(desired.dataflow(source, target), policy)
-    return export_ids(base, source, target, dataflow, desired.dataset_ids)
-
-
-WAYS: dict[str, Callable[[DesiredExport, SetupPolicy], Procedure[ExportIds]]] = {
-    "whole": set_up_export,
-    "steps": in_steps,
-}
+def requests_to(platform: Platform) -> list[str]:
+    """Those so far, without the ones for tokens: ["GET /flows", …]."""
+    base = "/data/foundation/flowservice"
+    return [f"{each.method} {each.path.removeprefix(base)}" for each in platform.requests if "/ims/" not in each.path]
 
 
 @dataclass
@@ -147,12 +94,7 @@ class Adobe:
 
     def requests(self) -> list[str]:
         """Those so far, without the ones for tokens: ["GET /flows", …]."""
-        base = "/data/foundation/flowservice"
-        return [
-            f"{each.method} {each.path.removeprefix(base)}"
-            for each in self.platform.requests
-            if "/ims/" not in each.path
-        ]
+        return requests_to(self.platform)
 
     def the(self, kind: str, name: str | None = None) -> Any:
         """The only live entity of a kind."""
@@ -182,7 +124,3 @@ class Adobe:
         assert desired.target_params.items() <= target["params"].items()
         assert isinstance(desired.schedule, Every)
         assert flow["scheduleParams"]["interval"] == desired.schedule.hours
-
-
-def one_of_each() -> dict[str, int]:
-    return dict.fromkeys(KINDS, 1)
