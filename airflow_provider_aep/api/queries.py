@@ -113,9 +113,9 @@ def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object], s
 # Which step of the way an error code stands for. Source: gateway codes of the troubleshooting guide; Flow Service error
 # catalogue, 2000 to 2121.
 _STEPS = {
-    "organisation": ("400003", "2000", "2001", "2002", "403027"),
-    "API key": ("403000", "403003"),
-    "sandbox": ("2100", "2101", "2102", "2103", "2104", "2105", "2106", "2107", "2108", "2111", "2112", "2113"),
+    "organisation": (400003, 2000, 2001, 2002, 403027),
+    "API key": (403000, 403003),
+    "sandbox": (2100, 2101, 2102, 2103, 2104, 2105, 2106, 2107, 2108, 2111, 2112, 2113),
 }
 
 
@@ -139,8 +139,7 @@ def check_access(sandbox_name: str) -> Procedure[tuple[bool, str]]:
 
 
 def _step_of(error: ReplyError) -> str:
-    number = error.code.removeprefix("FLOW-").partition("-")[0]
-    named = next((step for step, codes in _STEPS.items() if number in codes), "")
+    named = next((step for step, numbers in _STEPS.items() if error.number in numbers), "")
     if named:
         return f"The {named}"
     if error.request.endswith(TOKEN_PATH):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
@@ -27,11 +26,10 @@ from airflow_provider_aep.api.entities import (
 from airflow_provider_aep.errors import UnexpectedReply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
 
 T = TypeVar("T")
-_MOST_CHARACTERS = 1000
 
 
 class Page(NamedTuple):
@@ -223,71 +221,6 @@ def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Map
             yield RunError(str(found.get("code") or ""), str(found.get("message") or ""))
     for found in records.get("failedInfo") or []:
         yield RunError(str(found.get("code") or ""), str(found.get("message") or ""))
-
-
-class Problem(NamedTuple):
-    """What an error reply says, whichever of Adobe's services wrote it; `shortened` makes it fit into a log."""
-
-    code: str
-    message: str
-    request_id: str
-
-
-def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
-    """Read any of the error shapes: gateway, Flow Service old and new, problem+json, error chain, IMS, HTML, nothing.
-
-    Source: section "Errors" of the OpenAPI documents, Flow Service error catalogue, IMS guide.
-    """
-    try:
-        raw = json.loads(body)
-    except (ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        return Problem("", _plain_text(body), request_id)
-    report = raw.get("report")
-    report = report if isinstance(report, dict) else {}
-    chain = raw.get("error-chain")
-    chain = chain if isinstance(chain, list) and chain else [{}]
-    kind = str(raw.get("type") or "")
-    code = _first(
-        raw.get("error_code"),
-        kind.rpartition("/errors/")[2] if "/errors/" in kind else "",
-        raw.get("errorCode"),
-        raw.get("error"),
-        chain[0].get("errorCode") if isinstance(chain[0], dict) else "",
-        status,
-    )
-    message = _first(
-        raw.get("message"),
-        _joined([str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name)]),
-        report.get("detailed-message"),
-        raw.get("detail"),
-        raw.get("title"),
-        raw.get("error_description"),
-    )
-    return Problem(code, message, _first(report.get("request-id"), request_id))
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """ "what: details", or only the longer of the two where it holds the other."""
-    kept = [each for each in dict.fromkeys(texts) if not any(each in other for other in texts if other != each)]
-    return ": ".join(kept)
-
-
-def _first(*candidates: object) -> str:
-    """The first that says something, on one line."""
-    texts = (" ".join(str(candidate).split()) for candidate in candidates if candidate)
-    return next((text for text in texts if text), "")
-
-
-def _plain_text(body: bytes) -> str:
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return "no JSON in the reply" if text.startswith(("<", "\ufeff<")) or not text else text
-
-
-def shortened(text: str) -> str:
-    """A length that a log can bear; to be cut only when secrets are out, or the half of one could stay."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
 
 
 def unwrapped(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
