@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.auth import TOKEN_CACHES
 from airflow_provider_aep.api.calls import DATAFLOWS, delete_entity, enable_dataflow, get_dataflow, get_run
 from airflow_provider_aep.api.credentials import (
     AdlsServicePrincipal,
@@ -445,7 +445,7 @@ def served(adobe: OpenApiAdobe) -> Iterator[str]:
 def test_a_set_up_over_a_socket() -> None:
     """What httpx itself puts on the line conforms as well."""
     adobe = OpenApiAdobe()
-    forget_tokens()
+    TOKEN_CACHES.clear()
     with served(adobe) as url, Session(settings_for_tests(gateway=url, ims=url), sleep=adobe.sleep) as session:
         ids = session.run(WAYS["whole"](desired(), policy()))
         assert session.run(WAYS["whole"](desired(), policy())) == ids

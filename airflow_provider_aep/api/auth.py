@@ -115,18 +115,13 @@ class TokenCache:
         return self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-_caches: dict[tuple[str, ...], TokenCache] = {}
+#: One for each credential, in this process.
+TOKEN_CACHES: dict[tuple[str, ...], TokenCache] = {}
 
 
 def token_cache(settings: Settings) -> TokenCache:
-    """The process-wide place of this credential's token.
+    """The cache of this credential's token.
 
-    The secret is part of the credential: a connection with a wrong one must not work by a token that another asked for.
+    The secret is part of the key: a connection with a wrong one must not work by a token that another has brought.
     """
-    return _caches.setdefault((*settings.who, settings.client_secret), TokenCache())
-
-
-def forget_tokens() -> None:
-    """Drop the token of every credential."""
-    for shelf in list(_caches.values()):
-        shelf.forget()
+    return TOKEN_CACHES.setdefault((*settings.who, settings.client_secret), TokenCache())

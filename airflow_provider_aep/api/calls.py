@@ -21,14 +21,13 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.destinations import DATA_LAKE_SPEC
+from airflow_provider_aep.destinations import DATA_LAKE_SPEC, SPEC_VERSION
 from airflow_provider_aep.errors import InvalidArgument
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
 
 FLOW_SERVICE = "/data/foundation/flowservice"
-SPEC_VERSION = "1.0"
 PAGE_SIZE = 100  # the most that Adobe returns at once (destinations OpenAPI, parameter `limit`)
 
 
@@ -220,16 +219,6 @@ def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:
 def get_run(run: FlowRunId) -> Call[FlowRun]:
     """One flow run. Source: flow-service OpenAPI, GET /runs/{RUN_ID}; ad hoc activation OpenAPI, statusURL."""
     return Call("GET", _path("/runs", "flow run ID", run), wire.unwrapped(wire.read_flow_run), repeatable=True)
-
-
-def get_connection_spec(spec: str) -> Call[dict[str, Any]]:
-    """What Adobe publishes about one collection of destination, as it stands."""
-    return Call("GET", _path("/connectionSpecs", "connection spec ID", spec), wire.unwrapped(dict), repeatable=True)
-
-
-def list_flow_specs() -> Call[wire.Page]:
-    """The kinds of dataflow that the organisation may use."""
-    return list_page("/flowSpecs", order="")
 
 
 class DatasetPage(NamedTuple):
