@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,6 +67,17 @@ class InvalidArgument(AepError, ValueError):
 
     def __reduce__(self) -> tuple[type[InvalidArgument], tuple[str, object, str]]:
         return type(self), (self.argument, self.value, self.rule)
+
+
+class Hidden(NamedTuple):
+    """Stands for a value that an error must not show."""
+
+    length: int
+
+    def __repr__(self) -> str:
+        if not self.length:
+            return "<empty>"
+        return f"<hidden, {self.length} character{'' if self.length == 1 else 's'}>"
 
 
 class EntityExists(AepError):

@@ -13,8 +13,8 @@ import pytest
 from airflow_provider_aep.api.credentials import (
     AdlsServicePrincipal,
     AzureConnectionString,
-    Credential,
     GcsHmacKey,
+    Login,
     S3AccessKey,
     S3AssumedRole,
     SftpPassword,
@@ -57,8 +57,8 @@ S3, BLOB, ADLS, GCS, SFTP, DLZ = (
     DataLandingZone("p"),
 )
 
-# Credential, its sample, and which placeholder of the sample stands for which value.
-SEVEN: list[tuple[Credential, str, dict[str, str]]] = [
+# Login, its sample, and which placeholder of the sample stands for which value.
+SEVEN: list[tuple[Login, str, dict[str, str]]] = [
     (
         S3AccessKey(ACCESS_KEY, SECRET_KEY),
         "s3_access_key",
@@ -99,7 +99,7 @@ SEVEN: list[tuple[Credential, str, dict[str, str]]] = [
 IDS = [name for _, name, _ in SEVEN]
 
 
-def from_connection(destination: Destination, **fields: Any) -> Credential:
+def from_connection(destination: Destination, **fields: Any) -> Login:
     extra = {name.removeprefix("extra_"): fields.pop(name) for name in list(fields) if name.startswith("extra_")}
     given = {"conn_type": "generic", "host": None, "login": None, "password": None, "port": None, **fields}
     return login_from_connection(destination_type(destination).logins, conn_id="lake", extra=extra, **given)
@@ -109,7 +109,7 @@ def from_connection(destination: Destination, **fields: Any) -> Credential:
 
 
 @pytest.mark.parametrize(("credential", "name", "values"), SEVEN, ids=IDS)
-def test_auth_equals_adobes_documented_body(credential: Credential, name: str, values: dict[str, str]) -> None:
+def test_auth_equals_adobes_documented_body(credential: Login, name: str, values: dict[str, str]) -> None:
     documented = json.loads((SAMPLES / f"base_connection_{name}.json").read_text())["auth"]
 
     filled = {member: values[placeholder] for member, placeholder in documented["params"].items()}
@@ -120,12 +120,12 @@ def test_auth_equals_adobes_documented_body(credential: Credential, name: str, v
 @pytest.mark.parametrize(
     "credential", [SftpPassword("h", "u", "p", port=2222), SftpSshKey("h", "u", SSH_KEY, port=2222)]
 )
-def test_a_port_is_sent_as_a_number(credential: Credential) -> None:
+def test_a_port_is_sent_as_a_number(credential: Login) -> None:
     assert auth(credential)["params"]["port"] == 2222
 
 
 @pytest.mark.parametrize(("credential", "name", "values"), SEVEN, ids=IDS)
-def test_a_login_shows_no_secret(credential: Credential, name: str, values: dict[str, str]) -> None:
+def test_a_login_shows_no_secret(credential: Login, name: str, values: dict[str, str]) -> None:
     for secret in secrets(credential):
         assert secret not in repr(credential)
         assert secret not in f"{credential} {credential!s}"
@@ -199,7 +199,7 @@ def test_the_texts_to_mask() -> None:
         ),
     ],
 )
-def test_a_connection_holds_a_login(destination: Destination, fields: dict[str, Any], expected: Credential) -> None:
+def test_a_connection_holds_a_login(destination: Destination, fields: dict[str, Any], expected: Login) -> None:
     assert from_connection(destination, **fields) == expected
 
 

@@ -32,12 +32,12 @@ TABLE: dict[str, set[str]] = {
     "api.__init__": set(),
     # leaves
     "errors": {"api.entities"},
-    "destinations": {"errors", "api.credentials"},
+    "destinations": {"errors"},
     "schedules": {"errors", "destinations"},
     "api.entities": set(),
     "api.masking": set(),
     "api.credentials": {"errors", "api.masking"},
-    "api.settings": {"errors", "api.credentials"},
+    "api.settings": {"errors"},
     # one request
     "api.effects": set(),
     "api.wire": LEAVES,

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from airflow_provider_aep.api.credentials import Hidden
-from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.errors import Hidden, InvalidArgument
 
 GATEWAY = "https://platform.adobe.io"
 IMS = "https://ims-na1.adobelogin.com"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
+from airflow_provider_aep.api.credentials import account_in
 from airflow_provider_aep.api.entities import (
     BaseConnection,
     BaseConnectionId,
@@ -114,18 +114,8 @@ def read_base_connection(raw: Mapping[str, Any]) -> BaseConnection:
     return BaseConnection(
         **_common(raw, "connectionSpec"),
         auth_spec=str(auth.get("specName") or ""),
-        account=_account(auth.get("params") or {}),
+        account=account_in(auth.get("params") or {}),
     )
-
-
-def _account(params: Mapping[str, Any]) -> str:
-    """Whose storage a login opens, if Adobe tells: what it masks has no form of an address, and counts as not told."""
-    url, host, user = (str(params.get(name) or "") for name in ("url", "domain", "username"))
-    if re.fullmatch(r"abfss://[\w.-]+@[\w.-]+/?", url):
-        return url.rstrip("/")
-    if re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and re.fullmatch(r"[\w.@+-]+", user):
-        return f"{user}@{host}:{params['port']}" if params.get("port") else f"{user}@{host}"
-    return ""
 
 
 @_reader("source connection")
