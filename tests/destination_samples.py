@@ -20,6 +20,7 @@ class Sample(NamedTuple):
     """A destination and one of its logins. Bodies are as Adobe prints them, with placeholders for the login."""
 
     destination: Destination
+    patterns: dict[str, str | None]  # by field, as the connection spec prints them; None for any text
     target_connection: dict[str, Any]
     base_connection: dict[str, Any]
     login_type: str | None  # None where the destination takes no login
@@ -62,6 +63,7 @@ def _samples() -> dict[str, Sample]:
             key = f"{each.__name__}-{way['login']}" if way["login"] else each.__name__
             found[key] = Sample(
                 each(**raw["fields"]),
+                raw["patterns"],
                 target,
                 base,
                 way["login"],
