@@ -1,21 +1,21 @@
 """What can go wrong, and whose move it is.
 
     AepError
-    ├── InvalidArgument           the DAG asks for what Adobe does not offer
-    ├── EntityExists              an entity of that name is there and differs
-    ├── AmbiguousName             several entities bear the name
-    ├── ExportChanged             the run cannot be shown to hold what the task asked for
-    ├── FlowRunFailed             the run failed, or ended partial or empty
+    ├── InvalidArgument           the DAG asks for what Adobe does not offer       author
+    ├── EntityExists              an entity of that name exists and differs        author
+    ├── AmbiguousName             several entities have that name                  author
+    ├── ExportChanged             the run may not hold what the task asked for     author
+    ├── FlowRunFailed             the run failed, or ended partial or empty        whom its errors name
     └── ReplyError                a request went wrong
-        ├── RequestRefused        Adobe says no
-        │   ├── AccessDenied      ... to this credential, organisation or sandbox
-        │   ├── EntityNotFound    ... for want of the entity
-        │   └── VersionConflict   ... as somebody else was faster
-        ├── PlatformUnavailable   Adobe does not answer for now; nothing was done
-        │   └── OutcomeUnknown    no reply to trust: it may have been done
-        └── UnexpectedReply       the reply is not as Adobe documents it
+        ├── RequestRefused        Adobe said no                                    author
+        │   ├── AccessDenied      credential, organisation, sandbox, permission    administrator
+        │   ├── EntityNotFound    no such entity                                   author
+        │   └── VersionConflict   somebody else changed it first                   nobody: retry
+        ├── PlatformUnavailable   Adobe is down or refuses for now                 nobody: retry
+        │   └── OutcomeUnknown    the request may have been done                   nobody: look, then retry
+        └── UnexpectedReply       Adobe's reply is not as documented               this package's developers
 
-Which reply means which error `api.replies` decides.
+`api.replies` decides which reply is which error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AepError(Exception):
 class InvalidArgument(AepError, ValueError):
     """The DAG or an Airflow connection asks for something that Adobe does not offer; nothing was sent.
 
-    The author changes the argument.
+    The author changes the argument or the connection.
     """
 
     def __init__(self, argument: str, value: object, rule: str) -> None:
@@ -88,7 +88,7 @@ class EntityExists(AepError):
 
 
 class AmbiguousName(AepError):
-    """Several entities bear one name, so it is unknown which is meant. Somebody deletes or renames all but one."""
+    """Several entities have one name, so it is unknown which is meant. The author deletes or renames all but one."""
 
 
 class ExportChanged(AepError):

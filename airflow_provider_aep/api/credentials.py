@@ -282,7 +282,7 @@ def auth(login: Login) -> dict[str, Any]:
 def account_in(params: Mapping[str, Any]) -> str:
     """`Login.account`, from the `auth.params` that Adobe shows of a base connection; "" where it shows none.
 
-    What Adobe masks has not the form of an address, so it counts as not shown. Without a port there is none here.
+    What Adobe masks has not the form of an address, so it counts as not shown. A port may be missing.
     """
     url, host, user = (str(params.get(name) or "") for name in ("url", "domain", "username"))
     if re.fullmatch(r"abfss://[\w.-]+@[\w.-]+/?", url):
@@ -321,9 +321,9 @@ def login_from_connection(
     if of_type and not set(of_type) & set(accepted):
         rule = f"is for another storage; this destination takes {' or '.join(logins)}"
         raise InvalidArgument(f"connection {conn_id!r}, field conn_type", conn_type, rule)
-    given = {"host": host, "login": login, "password": password, "port": port}
-    given |= {f"extra.{name}": value for name, value in extra.items()}
-    filled = {name: value for name, value in given.items() if value not in (None, "")}
+    connection = {"host": host, "login": login, "password": password, "port": port}
+    connection |= {f"extra.{name}": value for name, value in extra.items()}
+    filled = {name: value for name, value in connection.items() if value not in (None, "")}
 
     def error(name: str, rule: str) -> InvalidArgument:
         value = Hidden(len(str(filled[name]))) if name in filled else None

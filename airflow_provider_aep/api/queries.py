@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
 from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
+from airflow_provider_aep.api.entities import Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, earliest_run
 from airflow_provider_aep.api.runs.slots import Aim, Ending, aim_of_one_time, ending, when
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
 from airflow_provider_aep.errors import (
@@ -159,7 +159,7 @@ def find_run(
     items = yield from all_items(
         calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: _reaches_back(items, since_ms)
     )
-    return awaited_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
+    return earliest_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
 
 
 class Sight(NamedTuple):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow_provider_aep.api.wire import NothingThere
+from airflow_provider_aep.api.wire import EmptyList
 from airflow_provider_aep.errors import (
     AccessDenied,
     EntityNotFound,
@@ -84,8 +84,8 @@ def value_of(call: Call[T], reply: Reply, *, hide: Callable[[str], str] = str, s
         raise unreadable
     try:
         return call.read(payload)
-    except NothingThere as nothing:
-        raise EntityNotFound(str(call), message=str(nothing), **fields) from None
+    except EmptyList as empty:
+        raise EntityNotFound(str(call), message=str(empty), **fields) from None
     except UnexpectedReply as unread:
         raise UnexpectedReply(str(call), message=f"{unread.request} {unread.message}", **fields) from unread
     except (LookupError, TypeError, ValueError, AttributeError) as missing:

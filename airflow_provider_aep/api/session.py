@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -187,23 +186,23 @@ def _log_retry(attempts: int, state: RetryCallState) -> None:
 
 
 def address(gateway: str, call: Call[Any]) -> str:
-    """The full address of a call. Adobe's `next` references are relative to the Flow Service; absolute ones are read.
+    """The full address of a call. Adobe gives that of a next page relative to the Flow Service; absolute ones work too.
 
     Of an absolute one only path and query are used: the token goes to the gateway by the gateway's own scheme.
 
     Raises:
-        UnexpectedReply: an absolute one names another host, which must not be shown our token.
+        UnexpectedReply: an absolute one names another host, which must not see our token.
     """
     base = gateway.rstrip("/")
     if "://" in call.path.partition("?")[0]:
         try:
-            here, there = urlsplit(base), urlsplit(call.path)
-            same = there.hostname == here.hostname and there.port in (None, here.port or _PORTS[here.scheme])
+            ours, next_page = urlsplit(base), urlsplit(call.path)
+            same = next_page.hostname == ours.hostname and next_page.port in (None, ours.port or _PORTS[ours.scheme])
         except ValueError:
             same = False
         if not same:
-            raise UnexpectedReply("GET next page", message="the reference to it names another host")
-        return f"{here.scheme}://{here.netloc}{there.path}" + (f"?{there.query}" if there.query else "")
+            raise UnexpectedReply("GET next page", message="its address names another host than the gateway")
+        return f"{ours.scheme}://{ours.netloc}{next_page.path}" + (f"?{next_page.query}" if next_page.query else "")
     if call.path.startswith("/data/"):
         return base + call.path
     return f"{base}{FLOW_SERVICE}/{call.path.lstrip('/')}"
@@ -212,12 +211,14 @@ def address(gateway: str, call: Call[Any]) -> str:
 def request_failure(call: Call[Any], error: httpx.RequestError) -> ReplyError:
     """A failure below HTTP. httpx's own words are shown except where they quote a header, which may be the token."""
     words = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}" if str(error) else ""
-    kind = PlatformUnavailable if isinstance(error, _NEVER_LEFT) else OutcomeUnknown
-    return kind(str(call), message=f"no reply ({type(error).__name__}{words})")
+    failure = PlatformUnavailable if isinstance(error, _NEVER_LEFT) else OutcomeUnknown
+    return failure(str(call), message=f"no reply ({type(error).__name__}{words})")
 
 
 class Session(_Common[httpx.Client]):
-    """Runs procedures on a worker. `clock` counts seconds, `sleep` takes them; both can be given for tests.
+    """Runs procedures on a worker. `clock` counts seconds, `sleep` spends them.
+
+    `on_token` hears of each new token before it is used, so that logs can mask it.
 
     Raises:
         AepError: see `errors`; failures are thrown into the procedure first.
@@ -239,7 +240,7 @@ class Session(_Common[httpx.Client]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def run(self, procedure: Procedure[T] | Call[T]) -> T:
@@ -304,9 +305,7 @@ class AsyncSession(_Common[httpx.AsyncClient]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
     async def run(self, procedure: Procedure[T] | Call[T]) -> T:
@@ -352,7 +351,7 @@ class AsyncSession(_Common[httpx.AsyncClient]):
 
 
 def _results(outcomes: list[Any]) -> list[Any]:
-    """What ran side by side, or the most telling of its failures; an error of ours comes first."""
+    """What ran side by side, or the failure that says most: a bug first, then a refusal, then an outage."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if errors:
         raise next((error for error in errors if not isinstance(error, AepError)), first_of(errors))
