@@ -1,11 +1,13 @@
-"""The six places that an export can land in, and what Adobe wants to know of each.
+"""Where an export can land: one type and one row of `DESTINATIONS` for each destination.
 
 The types are DAG arguments. They are named tuples because Airflow renders templates in a tuple, rebuilds it as the same
 type and finds upstream outputs inside it, also in `partial` and `expand`; it does none of that for a dataclass. They
-hold no secret. A literal value is checked when the DAG is written, a template or upstream output when it is rendered.
+hold no secret. A literal value is checked when the DAG is parsed, a template or upstream output when it is rendered.
 
-Specs, patterns and members are those of Adobe's connection specs (GET /connectionSpecs/{id}, `targetSpec`), the flow
-specs those of the tutorial "Export datasets by using the Flow Service API".
+Sources. Members and patterns: Adobe's connection specs (GET /connectionSpecs/{id}, `targetSpec`), as in
+https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/activate-segments-file-based-destinations
+IDs of specs and all else: "the tutorial", which is
+https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
 """
 
 from __future__ import annotations
@@ -80,7 +82,10 @@ class AdlsGen2(NamedTuple("AdlsGen2", [("path", str)])):
 
 
 class DataLandingZone(NamedTuple("DataLandingZone", [("path", str)])):
-    """A folder of the sandbox's own Data Landing Zone: no login needed, files vanish after seven days."""
+    """A folder of the sandbox's own Data Landing Zone. It needs no login, and files vanish after seven days.
+
+    Source: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/catalog/cloud-storage/data-landing-zone
+    """
 
     __slots__ = ()
 
@@ -110,21 +115,21 @@ Destination = AmazonS3 | AzureBlob | AdlsGen2 | DataLandingZone | GoogleCloudSto
 
 
 class Rule(NamedTuple):
-    """What a value has to look like, for Adobe (`pattern`, on the whole text) and for the reader of an error."""
+    """What a value has to look like."""
 
-    pattern: str
-    text: str
+    pattern: str  # matches the whole text
+    text: str  # for the reader of an error
 
 
 class DestinationType(NamedTuple):
-    """All that is particular to one kind of destination."""
+    """A row of the registry: all that is particular to one type of destination."""
 
-    name: str
+    name: str  # Adobe's
     connection_spec: str
     flow_spec: str
     wire: Mapping[str, str]  # our field -> member of the target connection's params
-    rules: Mapping[str, Rule]  # fields without a rule may hold any text: Adobe gives no pattern for them
-    logins: tuple[str, ...]  # class names of api.credentials; names, since those classes take 4 ms to import
+    rules: Mapping[str, Rule]  # a field without one may hold any text: Adobe gives no pattern for it
+    logins: tuple[str, ...]  # keys of `api.credentials.LOGINS`, the default first; its classes take 4 ms to import
 
 
 # Adobe's own patterns for paths and buckets of S3 and Google repeat a choice inside a repetition, for which Python can
@@ -134,7 +139,7 @@ _OBJECT_STORE_PATH = Rule(
     _PATH + r"*(?:%SEGMENT_(?:NAME|ID)%/*)*", "must hold only letters, digits, / and the characters ! - _ . * ' ( )"
 )
 
-#: The six destinations. Sources of the IDs: seed and current version of the tutorial, which agree.
+#: Every destination that takes datasets. The tutorial's versions of 2023 and of today agree on the IDs.
 DESTINATIONS: Mapping[type, DestinationType] = MappingProxyType(
     {
         AmazonS3: DestinationType(
@@ -224,15 +229,15 @@ def is_literal(value: object) -> bool:
 
 
 def destination_type(destination: object) -> DestinationType:
-    """The registry row of a destination.
+    """The registry's row for a destination.
 
     Raises:
-        InvalidArgument: not one of the six types, such as the plain list that a destination sent through XCom becomes.
+        InvalidArgument: it is none, such as the plain list that a destination becomes on its way through XCom.
     """
     try:
         return DESTINATIONS[type(destination)]
     except KeyError:
-        names = ", ".join(kind.__name__ for kind in DESTINATIONS)
+        names = ", ".join(each.__name__ for each in DESTINATIONS)
         raise InvalidArgument("destination", destination, f"must be one of {names}") from None
 
 
@@ -240,8 +245,9 @@ def check_format(file_type: str, compression: str, *, allow_uncompressed_json: b
     """Check how files are written; a template or upstream output passes until it is rendered.
 
     Raises:
-        InvalidArgument: unknown value, or JSON without GZIP, which Adobe no longer allows (the tutorial's samples of
-            2023 still show it). Source: Export datasets tutorial, "Create a target connection".
+        InvalidArgument: an unknown value, or JSON without GZIP, which Adobe no longer allows.
+
+    Source: tutorial, "Create a target connection"; its samples of 2023 still have JSON without GZIP.
     """
     for argument, value, allowed in (
         ("file_type", file_type, ("JSON", "PARQUET")),
@@ -263,12 +269,14 @@ def target_params(
 ) -> dict[str, Any]:
     """The `params` of a target connection: {"mode": "Server-to-server", "bucketName": …, "datasetFileType": "JSON", …}.
 
-    `fileType`, though the spec requires it, belongs to audience exports and is not sent.
+    `fileType` belongs to audience exports and is not sent, though the connection specs require it.
 
     Raises:
         InvalidArgument: not a destination, a wrong value, or one that is still a template.
+
+    Source: tutorial, "Create a target connection".
     """
-    kind = destination_type(destination)
+    row = destination_type(destination)
     values = destination._asdict()
     for argument, value in {
         **{f"destination.{name}": value for name, value in values.items()},
@@ -277,14 +285,14 @@ def target_params(
     }.items():
         if not is_literal(value):
             raise InvalidArgument(
-                argument, value, "is still a template or an upstream output: it has not been rendered"
+                argument, value, "is still a template or an upstream output: Airflow has not rendered it"
             )
     check_format(file_type, compression, allow_uncompressed_json=allow_uncompressed_json)
     if include_file_manifest is not None and not isinstance(include_file_manifest, bool):
         raise InvalidArgument("include_file_manifest", include_file_manifest, "must be True, False or None")
     params: dict[str, Any] = {"mode": "Server-to-server"}
-    # Checked once more: `_replace` makes a tuple without asking its type.
-    params |= {kind.wire[name]: _checked(type(destination), name, value) for name, value in values.items()}
+    # Checked once more, since `_replace` does not.
+    params |= {row.wire[name]: _checked(type(destination), name, value) for name, value in values.items()}
     params |= {"compression": compression, "datasetFileType": file_type}
     if include_file_manifest is not None:
         params["includeFileManifest"] = include_file_manifest
@@ -292,27 +300,27 @@ def target_params(
 
 
 def place_params(destination: Destination) -> tuple[tuple[str, str], ...]:
-    """What of a target connection's `params` a destination decides: (("bucketName", …), ("path", …))."""
-    kind = destination_type(destination)
-    return tuple((kind.wire[name], value) for name, value in destination._asdict().items())
+    """The members of a target connection's `params` that say where files land: (("bucketName", …), ("path", …))."""
+    row = destination_type(destination)
+    return tuple((row.wire[name], value) for name, value in destination._asdict().items())
 
 
 def _checked(destination: type, field: str, value: Text) -> str:
-    """The value, checked as far as it is known; a template or upstream output is a text only once rendered."""
+    """The value, checked if it is known: a template or upstream output is a text only once rendered."""
     if not is_literal(value):
         return cast("str", value)
     argument = f"destination.{field}"
-    kind = DESTINATIONS[destination]
+    row = DESTINATIONS[destination]
     if not isinstance(value, str):
-        raise InvalidArgument(argument, value, f"must be text for {kind.name}")
-    rule = kind.rules.get(field)
+        raise InvalidArgument(argument, value, f"must be text for {row.name}")
+    rule = row.rules.get(field)
     if rule is None or re.fullmatch(rule.pattern, value, re.ASCII):
         return value
     raise InvalidArgument(argument, value, rule.text + _advice(field, value))
 
 
 def _advice(field: str, value: str) -> str:
-    """What somebody probably wanted who wrote this into a path."""
+    """What the author of such a path probably wanted."""
     if field != "path":
         return ""
     if re.search(r"%[A-Z_]+(\(.*\))?%", value) or "=" in value or re.search(r"\s", value):

@@ -1,8 +1,28 @@
-"""What can go wrong, named by whose move it is."""
+"""What can go wrong, and whose move it is.
+
+    AepError
+    ├── InvalidArgument           the DAG asks for what Adobe does not offer       author
+    ├── EntityExists              an entity of that name exists and differs        author
+    ├── AmbiguousName             several entities have that name                  author
+    ├── ExportChanged             the run may not hold what the task asked for     author
+    ├── FlowRunFailed             the run failed, or ended partial or empty        whom its errors name
+    └── ReplyError                a request went wrong
+        ├── RequestRefused        Adobe said no                                    author
+        │   ├── AccessDenied      credential, organisation, sandbox, permission    administrator
+        │   ├── EntityNotFound    no such entity                                   author
+        │   └── VersionConflict   somebody else changed it first                   nobody: retry
+        ├── PlatformUnavailable   Adobe is down or refuses for now                 nobody: retry
+        │   └── OutcomeUnknown    the request may have been done                   nobody: look, then retry
+        └── UnexpectedReply       Adobe's reply is not as documented               this package's developers
+
+`api.replies` decides which reply is which error.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import functools
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,12 +49,15 @@ __all__ = [
 class AepError(Exception):
     """Anything that this package raises on purpose; no instance holds a secret, a header or a body."""
 
-    #: Trying the same again cannot help: somebody has to change something first.
+    #: A retry cannot help: somebody has to change something first.
     is_final: ClassVar[bool] = True
 
 
 class InvalidArgument(AepError, ValueError):
-    """The DAG asks for something that Adobe does not offer. The author's move; nothing was sent."""
+    """The DAG or an Airflow connection asks for something that Adobe does not offer; nothing was sent.
+
+    The author changes the argument or the connection.
+    """
 
     def __init__(self, argument: str, value: object, rule: str) -> None:
         super().__init__(f"{argument} = {value!r}: {rule}")
@@ -46,31 +69,63 @@ class InvalidArgument(AepError, ValueError):
         return type(self), (self.argument, self.value, self.rule)
 
 
-class EntityExists(AepError):
-    """An entity of this name exists, and it may not be used or cannot be changed as asked.
+class Hidden(NamedTuple):
+    """Stands for a value that an error must not show."""
 
-    The author's move: another name, another `if_exists`, or a change of the entity. Nothing was changed.
+    length: int
+
+    def __repr__(self) -> str:
+        if not self.length:
+            return "<empty>"
+        return f"<hidden, {self.length} character{'' if self.length == 1 else 's'}>"
+
+
+class EntityExists(AepError):
+    """An entity of this name exists and differs from what the DAG asks for; nothing was changed.
+
+    The author picks another name or `if_exists`, or changes the entity at Adobe.
     """
 
 
 class AmbiguousName(AepError):
-    """Several entities bear one name, and which is meant cannot be known. Somebody has to delete or rename one."""
+    """Several entities have one name, so it is unknown which is meant. The author deletes or renames all but one."""
+
+
+class ExportChanged(AepError):
+    """A flow run has ended, but it may not hold what the task asked for, since the export was changed meanwhile.
+
+    The author checks the files, or waits for a later run.
+    """
 
 
 class ReplyError(AepError):
-    """A request that ended badly: what was asked, what Adobe said, and the ID to give to Adobe's support."""
+    """A request went wrong: what was asked, what Adobe said, and the request ID that Adobe's support will ask for.
+
+    `code` is Adobe's, of whichever service, and `number` the number in it, as the Flow Service error catalogue lists it
+    (https://experienceleague.adobe.com/en/docs/experience-platform/sources/errors/flow-service-errors); None if none.
+    """
 
     is_final = False
-    retry_after_seconds: float | None = None
+    #: What the reader may do about it, where Adobe's own words do not say.
+    advice: ClassVar[str] = ""
 
     def __init__(
-        self, request: str, *, status: int = 0, code: str = "", message: str = "", request_id: str = ""
+        self,
+        request: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        message: str = "",
+        request_id: str = "",
+        retry_after_seconds: float | None = None,
     ) -> None:
         self.request = request
         self.status = status
         self.code = code
+        self.number = number_of(code)
         self.message = message
         self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(self._text())
 
     def _text(self) -> str:
@@ -85,80 +140,90 @@ class ReplyError(AepError):
             text = f"{text.rstrip('.')}. {self.advice}"
         return f"{text} (Adobe request {self.request_id})" if self.request_id else text
 
-    #: What the reader may do about it, where Adobe's own words do not say.
-    advice: ClassVar[str] = ""
+    @classmethod
+    def like(cls, error: ReplyError, **changes: Any) -> Self:
+        """The same reply as an error of this type."""
+        return cls(error.request, **{**error._fields(), **changes})
+
+    def _fields(self) -> dict[str, Any]:
+        names = ("status", "code", "message", "request_id", "retry_after_seconds")
+        return {name: getattr(self, name) for name in names}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.request, self.status, self.code, self.message, self.request_id)
+        return functools.partial(type(self), self.request, **self._fields()), ()
 
     def as_event(self) -> dict[str, Any]:
         """The error as plain JSON, to cross from a trigger to a task; `from_event` reads it."""
-        fields = {name: getattr(self, name) for name in ("request", "status", "code", "message", "request_id")}
-        return {"kind": type(self).__name__, **fields}
+        fields = {name: getattr(self, name) for name in _EVENT_FIELDS}
+        return {"kind": type(self).__name__, "request": self.request, **fields}
 
     @staticmethod
     def from_event(event: Mapping[str, Any]) -> ReplyError:
-        """Raises LookupError where the event is not what `as_event` makes."""
-        kind = {each.__name__: each for each in _kinds(ReplyError)}[event["kind"]]
-        return _rebuilt(kind, *(event[name] for name in ("request", "status", "code", "message", "request_id")))
+        """Raises LookupError if the event is not one of `as_event`."""
+        types = {each.__name__: each for each in _with_subtypes(ReplyError)}
+        return types[event["kind"]](event["request"], **{name: event[name] for name in _EVENT_FIELDS})
 
 
-def _kinds(kind: type[ReplyError]) -> list[type[ReplyError]]:
-    return [kind, *(each for child in kind.__subclasses__() for each in _kinds(child))]
+_EVENT_FIELDS = ("status", "code", "message", "request_id")
 
 
-def _rebuilt(kind: type[ReplyError], request: str, status: int, code: str, message: str, request_id: str) -> ReplyError:
-    return kind(request, status=status, code=code, message=message, request_id=request_id)
+def _with_subtypes(error: type[ReplyError]) -> list[type[ReplyError]]:
+    return [error, *(each for child in error.__subclasses__() for each in _with_subtypes(child))]
+
+
+def number_of(code: str) -> int | None:
+    """1433 for the Flow Service's "FLOW-1433-400", "1433-400" and "1433", 401013 for the gateway's "401013"."""
+    found = re.fullmatch(r"(?:FLOW-)?(\d{4}|\d{6})(?:-\d{3})?", code, re.ASCII)
+    return int(found[1]) if found else None
 
 
 class RequestRefused(ReplyError):
-    """Adobe understood and said no (4xx but 408 and 429): sending it again will not help, a DAG must change."""
+    """Adobe understood and said no (4xx but 408 and 429), and will again. The author changes the DAG."""
 
     is_final = True
 
 
 class AccessDenied(RequestRefused):
-    """Credential, organisation, sandbox or permission is wrong (401, 403, IMS's 400). The administrator's move."""
+    """Credential, organisation, sandbox or permission is wrong (401, 403). The administrator corrects it."""
 
     advice = "Check the Airflow connection, the sandbox name, and the technical account's role and permissions"
 
 
 class EntityNotFound(RequestRefused):
-    """Adobe knows no such entity, or an access label hides it (404; FLOW-1439-404 means either)."""
+    """Adobe knows no such entity, or an access label hides it (404). The author corrects the ID or the label."""
 
     advice = "It was deleted, lies in another sandbox, or an access label hides it"
 
 
 class VersionConflict(RequestRefused):
-    """The entity changed between reading and writing it (412)."""
+    """Somebody else changed the entity between our reading and our writing (412). Nobody's move: a retry is safe."""
 
     is_final = False
     advice = "Somebody else changed it at the same time; trying again is safe"
 
 
 class PlatformUnavailable(ReplyError):
-    """Adobe or the way to it is down or refuses for now. Nobody's move: trying later is safe."""
+    """Adobe, or the way to it, is down or refuses for now; nothing was done. Nobody's move: a retry is safe."""
 
 
 class OutcomeUnknown(PlatformUnavailable):
-    """The request left this machine and no trustworthy reply came: it may have been done.
+    """The request left this machine and no reply to trust came back, so it may have been done.
 
-    It is never sent again without looking for what it may have made.
+    Nobody's move: a creation is looked for before it is sent again.
     """
 
 
 class UnexpectedReply(ReplyError):
-    """Adobe answered something that its documents do not describe. The developers' move."""
+    """Adobe answered what its documents do not describe. This package's developers have to look."""
 
     advice = "Adobe's API may have changed; please report this with the request ID"
 
 
-class ExportChanged(AepError):
-    """A flow run has ended, and it cannot be told that it exported what its task asked for. The author's move."""
-
-
 class FlowRunFailed(AepError):
-    """The run ended, and not as the user wants it: failed, partial or empty."""
+    """The run failed, or ended partial or empty where the task does not accept that.
+
+    Its errors say whose move it is; often the storage's administrator's.
+    """
 
     def __init__(self, run: FlowRun, why: str) -> None:
         self.run = run
@@ -166,16 +231,15 @@ class FlowRunFailed(AepError):
         problems = "; ".join(filter(None, map(_problem, run.errors))) or "Adobe gave no error"
         super().__init__(
             f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, records read: "
-            f"{_told(run.input_records)}, written: {_told(run.output_records)}, failed: {_told(run.failed_records)}): "
-            f"{problems}"
+            f"{_count(run.input_records)}, written: {_count(run.output_records)}, failed: "
+            f"{_count(run.failed_records)}): {problems}"
         )
 
     def __reduce__(self) -> tuple[type[FlowRunFailed], tuple[FlowRun, str]]:
         return type(self), (self.run, self.why)
 
 
-def _told(number: int | None) -> str:
-    """A number of Adobe's, which may not have given it."""
+def _count(number: int | None) -> str:
     return "not given" if number is None else str(number)
 
 
@@ -186,38 +250,6 @@ def _problem(problem: RunError) -> str:
     return f"{problem.code}: {problem.message}" if problem.message else problem.code
 
 
-# What IMS says, with 400 or 401, of a credential that is wrong. Source: RFC 6749, 5.2; Adobe IMS guide.
-_WRONG_CREDENTIAL = frozenset({"invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope"})
-# "Resource not found", in print with status 404 and with 400. Source: Flow Service error catalogue, 1439.
-_NOT_FOUND = frozenset({"FLOW-1439-404", "FLOW-1439-400", "1439-404", "1439-400"})
-# "Sandbox not found", all with status 404. Source: Flow Service error catalogue.
-_NO_SANDBOX = frozenset({"2100", "2101", "2103", "2106"})
-
-
-def is_about_sandbox(code: str) -> bool:
-    """Whether Adobe says that it knows no such sandbox."""
-    return code.removeprefix("FLOW-").partition("-")[0] in _NO_SANDBOX
-
-
-def refusal(request: str, status: int, *, code: str, message: str, request_id: str) -> RequestRefused:
-    """The refusal that belongs to an HTTP status; 401 and 403 are one case, since Adobe mixes them.
-
-    IMS refuses an unknown client ID with 400, which is no less the administrator's move than a wrong secret.
-    """
-    kinds: Mapping[int, type[RequestRefused]] = {
-        401: AccessDenied,
-        403: AccessDenied,
-        404: EntityNotFound,
-        412: VersionConflict,
-    }
-    kind = kinds.get(status, RequestRefused)
-    if code in _WRONG_CREDENTIAL or is_about_sandbox(code):
-        kind = AccessDenied
-    elif code in _NOT_FOUND:
-        kind = EntityNotFound
-    return kind(request, status=status, code=code, message=message, request_id=request_id)
-
-
 def first_of(errors: Sequence[BaseException]) -> BaseException:
-    """Of failures that happened side by side, the one to raise: a refusal says more than an outage."""
+    """The failure to raise, of several that happened side by side: a refusal says more than an outage."""
     return next((error for error in errors if isinstance(error, RequestRefused)), errors[0])

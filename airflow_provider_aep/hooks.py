@@ -8,17 +8,16 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
-from airflow_provider_aep.api.credentials import Hidden
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
-from airflow_provider_aep.errors import AepError, InvalidArgument
+from airflow_provider_aep.errors import AepError, Hidden, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_aep.api.credentials import Credential
+    from airflow_provider_aep.api.credentials import Login
     from airflow_provider_aep.api.effects import Call, Procedure
     from airflow_provider_aep.destinations import DestinationType
 
@@ -125,9 +124,7 @@ class AepHook(BaseHook):
         except AepError as error:
             return False, str(error)
 
-    def destination_login(
-        self, destination_conn_id: str | None, destination_type: DestinationType
-    ) -> Credential | None:
+    def destination_login(self, destination_conn_id: str | None, destination_type: DestinationType) -> Login | None:
         """The login that another Airflow connection holds for a destination; every secret of it is masked in logs.
 
         Raises:

@@ -211,7 +211,7 @@ class AepCreateBaseConnectionOperator(_EnsureOperator):
 def _base_wish(
     task: AepCreateBaseConnectionOperator | AepExportDatasetsOperator, argument: str, name: str | None
 ) -> DesiredBaseConnection:
-    from airflow_provider_aep.api.credentials import account, auth
+    from airflow_provider_aep.api.credentials import auth
     from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection
 
     kind = destination_type(task.destination)
@@ -219,7 +219,7 @@ def _base_wish(
     name = f"airflow {task.destination_conn_id or kind.name}" if name is None else name
     if credential is None:
         return DesiredBaseConnection(entity_name(argument, name), kind, None)
-    return DesiredBaseConnection(entity_name(argument, name), kind, auth(credential), account(credential))
+    return DesiredBaseConnection(entity_name(argument, name), kind, auth(credential), credential.account)
 
 
 class AepCreateSourceConnectionOperator(_EnsureOperator):

@@ -1,8 +1,9 @@
 """How often an export runs, what each run carries, and Adobe's `scheduleParams` for it.
 
-All of Adobe's rules used here come from the current tutorial "Export datasets by using the Flow Service API", "Create a
-dataflow", and from the destinations OpenAPI document (schema of `scheduleParams`). Both types are named tuples, for the
-reason given in `destinations`: Airflow renders them and finds upstream outputs in them.
+Both types are named tuples, for the reason that `destinations` gives: Airflow renders them and finds upstream outputs
+in them. Adobe's rules are those of the tutorial, "Create a dataflow", and of the destinations OpenAPI, POST /flows:
+https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+https://developer.adobe.com/experience-platform-apis/references/destinations/
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ __all__ = [
     "start_seconds",
 ]
 
-#: An export without an end given ends this long after its start. Adobe would end it six months after its creation, in
-#: silence, so an end is always sent.
+#: How long after its start an export ends if the user names no end. Adobe would end it six months after its creation,
+#: in silence, so an end is always sent.
 DEFAULT_EXPORT_YEARS = 5
-#: No start is sent that lies nearer than this: Adobe does not say what it does with a start that has passed.
+#: The nearest start that is sent: Adobe does not say what it does with a start that has passed.
 START_DELAY_SECONDS = 300
 #: Where files land below the path without a folder template. Source: tutorial, "Verify successful dataset export".
 DEFAULT_FOLDERS = "%DATASET_ID%/%EXPORT_TIME%"
 
 _HOURS = (3, 6, 9, 12)
+_NOT_RENDERED = "is still a template or an upstream output: Airflow has not rendered it"
 
 
 class Every(NamedTuple("Every", [("hours", Any), ("days", Any), ("start", Any), ("end", Any)])):
@@ -55,8 +57,8 @@ class Every(NamedTuple("Every", [("hours", Any), ("days", Any), ("start", Any), 
 
     `start` and `end` are datetimes with a zone, ISO 8601 texts with one, or templates. Slots are counted from `start`
     in UTC, so a daily export does not follow a change to summer time. Without `start` the first slot is five minutes
-    after the dataflow is made; a start that has passed (or is nearer than that) moves on by whole intervals. Without
-    `end` it is `DEFAULT_EXPORT_YEARS` later.
+    after the dataflow is created; a start that has passed (or is nearer than that) moves on by whole intervals. Without
+    `end` the export ends `DEFAULT_EXPORT_YEARS` later.
 
     Raises:
         InvalidArgument: an interval that Adobe does not offer, or a time without a zone or in the wrong order.
@@ -76,7 +78,7 @@ class Every(NamedTuple("Every", [("hours", Any), ("days", Any), ("start", Any), 
 
 
 class Once(NamedTuple("Once", [("start", Any), ("end", Any)])):
-    """One full export: five minutes after the dataflow is made, or at `start`; a start that has passed means the same.
+    """One full export: at `start`, or five minutes after the dataflow is created where that is missing or has passed.
 
     `start` and `end` as for `Every`.
     """
@@ -95,7 +97,7 @@ def schedule_params(schedule: Schedule, *, now: datetime, folder_template: str |
     """The `scheduleParams` of a new dataflow, times in seconds since 1970 UTC.
 
     {"interval": 3, "timeUnit": "hour", "exportMode": "FIRST_FULL_THEN_INCREMENTAL", "startTime": 1675901210,
-    "endTime": 1833667610}, and "foldernameTemplate" if one is given. `now` has a zone.
+    "endTime": 1833667610}, and "foldernameTemplate" with a folder template. `now` has a zone.
 
     Raises:
         InvalidArgument: not a schedule, still a template, or no slot is left before the end.
@@ -110,12 +112,12 @@ def schedule_params(schedule: Schedule, *, now: datetime, folder_template: str |
 def merged_params(
     schedule: Schedule, folder_template: str | None, found: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The whole `scheduleParams` for an update: ours over those that the dataflow has now.
+    """The whole `scheduleParams` for an update: ours over those that the dataflow has now (`found`).
 
-    Whole, since Adobe does not say whether a PATCH of a part would drop the rest. Kept are members that we do not know,
-    and start and end where the user gave none; an end that has passed, or was never set, becomes the default. A start
+    Whole, since Adobe does not say whether a PATCH of a part drops the rest. Members that we do not know are kept, and
+    so are start and end if the user named none; an end that has passed or was never set becomes the default. A start
     that has passed is kept too, as in Adobe's own PATCH sample, unless a repeated export becomes a one-time one. No
-    folder template means Adobe's default, so that another one is taken out.
+    folder template means Adobe's default, so another one is removed.
     """
     frequency = _frequency(schedule)
     start, end = _seconds(found.get("startTime")), _seconds(found.get("endTime"))
@@ -134,39 +136,39 @@ def merged_params(
 def schedule_differences(
     schedule: Schedule, folder_template: str | None, found: Mapping[str, Any], now: datetime | None = None
 ) -> list[tuple[str, str, str]]:
-    """What of the user's wishes a dataflow's `scheduleParams` do not fulfil: [(member, wanted, found)], times in UTC.
+    """Where a dataflow's `scheduleParams` are not as desired: [(member, desired, found)], times in UTC.
 
-    No folder template means Adobe's default folders; start and end count only where the user gave them. A start is kept
-    when it differs by whole intervals (`Every`) or is later (`Once`), since a start that had passed was moved so; with
-    `now`, a start still ahead has to be the very same.
+    No folder template means Adobe's default folders; start and end count only if the user named them. A start that
+    differs by whole intervals (`Every`) or is later (`Once`) is no difference, since a start that had passed was moved
+    so; with `now`, a start still ahead must be the very same.
     """
-    wanted = _frequency(schedule)
-    there = _found_frequency(found)
-    differences = [(name, str(wanted[name]), str(there[name])) for name in wanted if wanted[name] != there[name]]
+    desired = _frequency(schedule)
+    present = _found_frequency(found)
+    differences = [(name, str(desired[name]), str(present[name])) for name in desired if desired[name] != present[name]]
     start, end = _seconds(found.get("startTime")), _seconds(found.get("endTime"))
     if schedule.start is not None and (start is None or not _same_start(schedule, start, now)):
         differences.append(("startTime", _text(_epoch("schedule.start", schedule.start)), _text(start)))
-    if schedule.end is not None and (wanted_end := _epoch("schedule.end", schedule.end)) != end:
-        differences.append(("endTime", _text(wanted_end), _text(end)))
+    if schedule.end is not None and (desired_end := _epoch("schedule.end", schedule.end)) != end:
+        differences.append(("endTime", _text(desired_end), _text(end)))
     folders = DEFAULT_FOLDERS if folder_template is None else _rendered_template(folder_template)
     if folders != folders_of(found):
-        there_folders = str(found.get(_folder_member(found)) or "none")
-        differences.append(("foldernameTemplate", folder_template or "none", there_folders))
+        present_folders = str(found.get(_folder_member(found)) or "none")
+        differences.append(("foldernameTemplate", folder_template or "none", present_folders))
     return differences
 
 
 def end_seconds(found: Mapping[str, Any]) -> int | None:
-    """The end of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None where there is none."""
+    """The end of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None if it has none."""
     return _seconds(found.get("endTime"))
 
 
 def start_seconds(found: Mapping[str, Any]) -> int | None:
-    """The first slot of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None where there is none."""
+    """The first slot of a dataflow's `scheduleParams`, in seconds since 1970 UTC; None if it has none."""
     return _seconds(found.get("startTime"))
 
 
 def interval_seconds(found: Mapping[str, Any]) -> int | None:
-    """From slot to slot of a dataflow's `scheduleParams`; 0 for a one-time export, None where Adobe tells none."""
+    """Seconds from slot to slot by a dataflow's `scheduleParams`; 0 for a one-time export, None if Adobe shows none."""
     frequency = _found_frequency(found)
     unit = {"hour": 3600, "day": 86400}.get(str(frequency["timeUnit"]))
     number = frequency["interval"]
@@ -182,8 +184,8 @@ def schedule_text(schedule: Schedule, params: Mapping[str, Any]) -> str:
         what = "daily" if interval["timeUnit"] == "day" else f"every {interval['interval']} hours"
     start, end = _seconds(params.get("startTime")), _seconds(params.get("endTime"))
     notes = []
-    if schedule.start is not None and (given := _epoch("schedule.start", schedule.start)) != start:
-        notes.append(f"start given as {_text(given)}")
+    if schedule.start is not None and (asked := _epoch("schedule.start", schedule.start)) != start:
+        notes.append(f"start given as {_text(asked)}")
     if schedule.end is None:
         notes.append(f"end not given: {DEFAULT_EXPORT_YEARS} years")
     return f"{what} from {_text(start)} to {_text(end)}" + (f" ({'; '.join(notes)})" if notes else "")
@@ -210,27 +212,29 @@ def check_folder_template(text: str) -> None:
 
     Raises:
         InvalidArgument: empty, a macro that Adobe does not know, a stray %, or a step up (..).
+
+    Source: destinations OpenAPI, `folderNameTemplate`.
     """
     if not is_literal(text):
         return
     if not isinstance(text, str) or not text.strip():
         raise InvalidArgument("folder_template", text, "must be a text that is not empty")
     if ".." in text.split("/"):
-        raise InvalidArgument("folder_template", text, "must not hold the step .., which would leave the path")
+        raise InvalidArgument("folder_template", text, "must not hold .., which would lead out of the path")
     pieces = text.split("%")
     if len(pieces) % 2 == 0:
-        raise InvalidArgument("folder_template", text, "holds a % that belongs to no macro")
+        raise InvalidArgument("folder_template", text, "holds a % that is part of no macro")
     allowed = ", ".join(f"%{macro}%" for macro in _MACROS) + ", %DATETIME(YYYYMMdd_HHmmss)%"
     for macro in pieces[1::2]:
         form = macro.removeprefix("DATETIME(").removesuffix(")")
         is_datetime = macro == f"DATETIME({form})" and form.translate({95: None, 45: None}).isalpha()
         if macro not in _MACROS and not is_datetime:
-            raise InvalidArgument("folder_template", text, f"%{macro}% is no macro of Adobe's; those are {allowed}")
+            raise InvalidArgument("folder_template", text, f"%{macro}% is none of Adobe's macros: {allowed}")
 
 
 def _rendered_template(folder_template: str) -> str:
     if not is_literal(folder_template):
-        raise InvalidArgument("folder_template", folder_template, "has not been rendered")
+        raise InvalidArgument("folder_template", folder_template, _NOT_RENDERED)
     check_folder_template(folder_template)
     return folder_template
 
@@ -262,7 +266,7 @@ def _number(argument: str, value: object) -> int | None:
 
 
 def _check_times(start: object, end: object) -> None:
-    """Check what is known of two times; templates and upstream outputs are not, until rendered."""
+    """Check two times as far as they are known: a template or upstream output is not, until it is rendered."""
     start_known, end_known = (value is not None and is_literal(value) for value in (start, end))
     start_seconds = _epoch("schedule.start", start) if start_known else None
     end_seconds = _epoch("schedule.end", end) if end_known else None
@@ -290,12 +294,16 @@ def _epoch(argument: str, value: object) -> int:
 
 
 def _frequency(schedule: Schedule) -> dict[str, str | int]:
-    """The members that every schedule has; also the place where a rendered schedule is known to be one."""
+    """The members that every schedule has.
+
+    Raises:
+        InvalidArgument: not a schedule, or still a template.
+    """
     if not isinstance(schedule, Every | Once):
         raise InvalidArgument("schedule", schedule, "must be Every(…) or Once(…)")
     for name, value in schedule._asdict().items():
         if not is_literal(value):
-            raise InvalidArgument(f"schedule.{name}", value, "is still a template or an upstream output: not rendered")
+            raise InvalidArgument(f"schedule.{name}", value, _NOT_RENDERED)
     if isinstance(schedule, Once):
         return {"interval": 0, "timeUnit": "day", "exportMode": "DAILY_FULL_EXPORT"}
     hours = 24 * schedule.days if schedule.days else schedule.hours
@@ -309,8 +317,8 @@ def _found_frequency(found: Mapping[str, Any]) -> dict[str, str | int]:
     unit = str(found.get("timeUnit") or "none").lower()
     if (interval, unit) == (24, "hour"):
         interval, unit = 1, "day"
-    there = str(found.get("interval", "none")) if interval is None else interval
-    return {"interval": there, "timeUnit": unit, "exportMode": str(found.get("exportMode") or "none")}
+    shown = str(found.get("interval", "none")) if interval is None else interval
+    return {"interval": shown, "timeUnit": unit, "exportMode": str(found.get("exportMode") or "none")}
 
 
 def _interval_seconds(schedule: Schedule) -> int | None:
@@ -321,7 +329,7 @@ def _interval_seconds(schedule: Schedule) -> int | None:
 
 
 def _times(schedule: Schedule, now: datetime, found_start: int | None, found_end: int | None) -> dict[str, int]:
-    """Start and end as they are sent; those found at Adobe stand unless the user gave others."""
+    """Start and end to send; those that the dataflow has stand unless the user named others."""
     now_seconds = int(now.timestamp())
     soonest = now_seconds + START_DELAY_SECONDS
     if found_start is not None:
@@ -379,7 +387,7 @@ def _text(seconds: int | None) -> str:
 
 
 def folders_of(found: Mapping[str, Any]) -> str:
-    """The folder template of a dataflow's `scheduleParams`, in either spelling; Adobe's default where there is none."""
+    """The folder template of a dataflow's `scheduleParams`, in either spelling, or Adobe's default."""
     return str(found.get(_folder_member(found)) or DEFAULT_FOLDERS)
 
 

@@ -87,7 +87,7 @@ def define(number: int, dataset: str) -> Any:
 
 
 def child(url: str, dataset: str, rounds: int) -> None:
-    from airflow_provider_aep.api.auth import forget_tokens
+    from airflow_provider_aep.api.auth import TOKEN_CACHES
 
     login = json.loads(os.environ["AIRFLOW_CONN_AEP_DEFAULT"])
     said = sys.stdout
@@ -97,7 +97,7 @@ def child(url: str, dataset: str, rounds: int) -> None:
         begin = time.perf_counter()
         asyncio.run(bare_export(url, login, dataset, f"bare-{number}"))
         bare = time.perf_counter() - begin
-        forget_tokens()
+        TOKEN_CACHES.clear()
         result = define(number, dataset).test()
         if str(result.state) != "success":
             raise RuntimeError(f"the export ended as {result.state}")

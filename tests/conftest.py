@@ -19,7 +19,7 @@ import httpx
 import pytest
 from hypothesis import settings
 
-from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.auth import TOKEN_CACHES
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock, Platform
@@ -39,9 +39,9 @@ settings.load_profile("same")
 
 @pytest.fixture(autouse=True)
 def _no_token_of_another_test() -> Iterator[None]:
-    forget_tokens()
+    TOKEN_CACHES.clear()
     yield
-    forget_tokens()
+    TOKEN_CACHES.clear()
 
 
 @pytest.fixture

@@ -85,11 +85,11 @@ def _schema(name: str, *inside: str) -> tuple[Place]:
     return (("components", "schemas", name, *inside),)
 
 
-_BLOB, _ADLS, _DLZ, _GCS = (
-    "6d6b59bf-fb58-4107-9064-4d246c0e5bb2",
-    "be2c3209-53bc-47e7-ab25-145db8b873e1",
-    "10440537-2a7b-4583-ac39-ed38d4b848e8",
-    "c5d93acb-ea8b-4b14-8f53-02138444ae99",
+# Of the tutorial's destinations those that the document lacks.
+_FURTHER = tuple(
+    json.loads(path.read_text())["target_connection"]["connectionSpec"]["id"]
+    for path in sorted((SAMPLES / "destinations").glob("*.json"))
+    if path.stem not in ("amazon_s3", "sftp")
 )
 _TUTORIAL = "tutorial 'Export datasets by using the Flow Service API'"
 _UPDATE = "guide 'Update destination dataflows'"
@@ -131,13 +131,13 @@ AMENDMENTS: dict[str, tuple[Amendment, ...]] = {
         ),
         Amendment(
             _body("/connections", "post"),
-            _and(_spec(_BLOB, _ADLS, _DLZ, _GCS)),
+            _and(_spec(*_FURTHER)),
             "only Amazon S3 and SFTP are there, while FlowSpec_V2 lists all six kinds of storage",
             guide=_TUTORIAL,
         ),
         Amendment(
             _body("/targetConnections", "post"),
-            _and(_spec(_BLOB, _ADLS, _DLZ, _GCS)),
+            _and(_spec(*_FURTHER)),
             "only Amazon S3 and SFTP are there, while FlowSpec_V2 lists all six kinds of storage",
             guide=_TUTORIAL,
         ),

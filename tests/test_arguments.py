@@ -94,7 +94,10 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
         for kind in (TARGET, EXPORT)
     ),
     *((kind, {"schedule": "0 6 * * *"}, r"schedule = '0 6 \* \* \*': must be Every") for kind in (FLOW, EXPORT)),
-    *((kind, {"folder_template": "%DAY%"}, "folder_template = '%DAY%': %DAY% is no macro") for kind in (FLOW, EXPORT)),
+    *(
+        (kind, {"folder_template": "%DAY%"}, "folder_template = '%DAY%': %DAY% is none of Adobe's macros")
+        for kind in (FLOW, EXPORT)
+    ),
     *(
         (kind, {"after": datetime(2026, 1, 1)}, "after = '2026-01-01 00:00:00': must have a zone")
         for kind in (EXPORT, SENSOR)

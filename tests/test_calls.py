@@ -128,7 +128,6 @@ def test_creations(run: Runner, call: Call[calls.Created], path: str, body: Any)
             BASE + "/flows",
             [("property", "name==a b+c&d=é"), ("orderby", "-createdAt"), ("limit", "100")],
         ),
-        (calls.list_flow_specs(), "GET", BASE + "/flowSpecs", [("limit", "100")]),
         (
             calls.list_datasets(start=200),
             "GET",
@@ -159,7 +158,6 @@ def test_requests_without_a_body(
         (calls.get_target_connection(TargetConnectionId("x-1")), "/targetConnections/x-1"),
         (calls.get_dataflow(DataflowId("x-1")), "/flows/x-1"),
         (calls.get_run(FlowRunId("x-1")), "/runs/x-1"),
-        (calls.get_connection_spec("x-1"), "/connectionSpecs/x-1"),
     ],
 )
 def test_reading_one_entity(run: Runner, call: Call[Any], path: str) -> None:
@@ -207,7 +205,6 @@ BAD_IDS = ["", " ", "a b", "a/b", "../flows", "..", ".", "a?b=c", "a#b", "a%2Fb"
     [
         lambda bad: calls.get_dataflow(bad),
         lambda bad: calls.get_run(bad),
-        lambda bad: calls.get_connection_spec(bad),
         lambda bad: calls.delete_entity(calls.DATAFLOWS, bad),
         lambda bad: calls.enable_dataflow(bad),
         lambda bad: calls.patch_entity(calls.DATAFLOWS, bad, etag="1", operations=[]),

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import base64
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_aep.api.credentials import (
+    LOGINS,
     AdlsServicePrincipal,
     AzureConnectionString,
-    Credential,
     GcsHmacKey,
+    Login,
     S3AccessKey,
     S3AssumedRole,
     SftpPassword,
     SftpSshKey,
+    account_in,
     auth,
-    login_from_connection,
     secrets,
 )
 from airflow_provider_aep.destinations import (
+    DESTINATIONS,
     AdlsGen2,
     AmazonS3,
     AzureBlob,
-    DataLandingZone,
     Destination,
     GoogleCloudStorage,
     Sftp,
-    destination_type,
 )
 from airflow_provider_aep.errors import InvalidArgument
-
-SAMPLES = Path(__file__).parent / "samples" / "requests"
+from tests.destination_samples import SAMPLES, from_connection
 
 ACCESS_KEY = "AKIA" + "A2B3C4D5E6F7G2H3"
 SECRET_KEY = "s3cr3t/S3CR3T+" + "x" * 26
@@ -48,97 +45,101 @@ URL = "abfss://exports@lake.dfs.core.windows.net"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nTUlJRXBBSUJBQUtDQVFFQQ==\n-----END RSA PRIVATE KEY-----\n"
 SSH_KEY = base64.b64encode(PEM.encode()).decode()
 
-S3, BLOB, ADLS, GCS, SFTP, DLZ = (
+S3, BLOB, ADLS, GCS, SFTP = (
     AmazonS3("lake", "p"),
     AzureBlob("lake", "p"),
     AdlsGen2("p"),
     GoogleCloudStorage("lake", "p"),
     Sftp("p"),
-    DataLandingZone("p"),
 )
+AZURE = AzureConnectionString(CONNECTION_STRING)
+PRINCIPAL = AdlsServicePrincipal(URL, tenant="tenant-1", client_id="client-1", client_secret="adls-secret")
+KEY = SftpSshKey("sftp.example.com", "loader", SSH_KEY)
 
-# Credential, its sample, and which placeholder of the sample stands for which value.
-SEVEN: list[tuple[Credential, str, dict[str, str]]] = [
-    (
-        S3AccessKey(ACCESS_KEY, SECRET_KEY),
-        "s3_access_key",
-        {"<Add access key>": ACCESS_KEY, "<Add secret key>": SECRET_KEY},
-    ),
-    (S3AssumedRole(ROLE), "s3_assumed_role", {"<Add role ARN>": ROLE}),
-    (
-        AzureConnectionString(CONNECTION_STRING),
-        "azure_connection_string",
-        {"<Add Azure Blob connection string>": CONNECTION_STRING},
-    ),
-    (
-        AdlsServicePrincipal(URL, tenant="tenant-1", client_id="client-1", client_secret="adls-secret"),
-        "adls_service_principal",
-        {
-            "<Add url>": URL,
-            "<Add tenant>": "tenant-1",
-            "<Add servicePrincipalId>": "client-1",
-            "<Add servicePrincipalKey>": "adls-secret",
-        },
-    ),
-    (
-        GcsHmacKey("GOOG1EXAMPLE", "hmac-secret"),
-        "gcs_hmac_key",
-        {"<Add accessKeyId>": "GOOG1EXAMPLE", "<Add secret Access Key>": "hmac-secret"},
-    ),
-    (
-        SftpPassword("sftp.example.com", "loader", "sftp secret"),
-        "sftp_password",
-        {"<Add domain>": "sftp.example.com", "<Add username>": "loader", "<Add password>": "sftp secret"},
-    ),
-    (
-        SftpSshKey("sftp.example.com", "loader", SSH_KEY),
-        "sftp_ssh_key",
-        {"<Add domain>": "sftp.example.com", "<Add username>": "loader", "<Add SSH key>": SSH_KEY},
-    ),
-]
-IDS = [name for _, name, _ in SEVEN]
+with_login = pytest.mark.parametrize("name", [name for name, each in SAMPLES.items() if each.login_type])
 
 
-def from_connection(destination: Destination, **fields: Any) -> Credential:
-    extra = {name.removeprefix("extra_"): fields.pop(name) for name in list(fields) if name.startswith("extra_")}
-    given = {"conn_type": "generic", "host": None, "login": None, "password": None, "port": None, **fields}
-    return login_from_connection(destination_type(destination).logins, conn_id="lake", extra=extra, **given)
+def login_of(name: str) -> Login:
+    login = SAMPLES[name].login
+    assert login
+    return login
 
 
 # What Adobe gets
 
 
-@pytest.mark.parametrize(("credential", "name", "values"), SEVEN, ids=IDS)
-def test_auth_equals_adobes_documented_body(credential: Credential, name: str, values: dict[str, str]) -> None:
-    documented = json.loads((SAMPLES / f"base_connection_{name}.json").read_text())["auth"]
+@with_login
+def test_auth_is_as_adobe_documents_it(name: str) -> None:
+    sample = SAMPLES[name]
+    documented = sample.base_connection["auth"]
 
-    filled = {member: values[placeholder] for member, placeholder in documented["params"].items()}
+    assert type(login_of(name)).__name__ == sample.login_type
+    assert auth(login_of(name)) == {"specName": documented["specName"], "params": sample.params}
+    assert auth(login_of(name))["params"].keys() == documented["params"].keys()
 
-    assert auth(credential) == {"specName": documented["specName"], "params": filled}
+
+def test_each_login_of_a_row_has_a_sample_and_its_own_type() -> None:
+    for each in DESTINATIONS:
+        rows = [sample.login_type for sample in SAMPLES.values() if isinstance(sample.destination, each)]
+        assert tuple(filter(None, rows)) == DESTINATIONS[each].logins
+    assert {name for row in DESTINATIONS.values() for name in row.logins} == set(LOGINS)
+
+
+@pytest.mark.parametrize("login", [SftpPassword("h", "u", "p", port=2222), SftpSshKey("h", "u", SSH_KEY, port=2222)])
+def test_a_port_is_sent_as_a_number(login: Login) -> None:
+    assert auth(login)["params"]["port"] == 2222
+
+
+@with_login
+def test_a_login_shows_no_secret(name: str) -> None:
+    masked = secrets(login_of(name))
+
+    assert set(SAMPLES[name].secrets) <= set(masked)
+    for secret in masked:
+        assert secret not in repr(login_of(name))
+        assert secret not in str(login_of(name))
 
 
 @pytest.mark.parametrize(
-    "credential", [SftpPassword("h", "u", "p", port=2222), SftpSshKey("h", "u", SSH_KEY, port=2222)]
+    ("login", "account"),
+    [
+        (S3AccessKey(ACCESS_KEY, SECRET_KEY), ""),
+        (AZURE, "lakestore"),
+        (
+            AzureConnectionString("AccountName=lake;EndpointSuffix=core.chinacloudapi.cn"),
+            "lake.blob.core.chinacloudapi.cn",
+        ),
+        (AzureConnectionString("BlobEndpoint=https://lake.example/;AccountName=x"), "https://lake.example"),
+        (PRINCIPAL, URL),
+        (SftpPassword("h", "u", "p"), "u@h:22"),
+        (SftpSshKey("h", "u", SSH_KEY, port=2222), "u@h:2222"),
+    ],
 )
-def test_a_port_is_sent_as_a_number(credential: Credential) -> None:
-    assert auth(credential)["params"]["port"] == 2222
+def test_the_account_that_a_login_opens(login: Login, account: str) -> None:
+    assert login.account == account
 
 
-@pytest.mark.parametrize(("credential", "name", "values"), SEVEN, ids=IDS)
-def test_a_login_shows_no_secret(credential: Credential, name: str, values: dict[str, str]) -> None:
-    for secret in secrets(credential):
-        assert secret not in repr(credential)
-        assert secret not in f"{credential} {credential!s}"
+@with_login
+def test_an_account_is_recognised_in_what_adobe_shows(name: str) -> None:
+    """Or it is not shown; a port may be left out."""
+    login = login_of(name)
+    shown = account_in(auth(login)["params"])
+    assert shown in ("", login.account) or f"{shown}:22" == login.account
 
 
 def test_the_texts_to_mask() -> None:
     assert secrets(S3AccessKey(ACCESS_KEY, SECRET_KEY)) == (SECRET_KEY,)
     assert secrets(S3AssumedRole(ROLE)) == ()
-    assert secrets(AzureConnectionString(CONNECTION_STRING)) == (CONNECTION_STRING, ACCOUNT_KEY)
+    assert secrets(AZURE) == (CONNECTION_STRING, ACCOUNT_KEY)
     assert secrets(SftpSshKey("h", "u", SSH_KEY)) == (SSH_KEY, PEM, PEM.splitlines()[1])
 
 
 # From an Airflow connection
+
+
+def with_extra(fields: dict[str, Any]) -> dict[str, Any]:
+    extra = {name.removeprefix("extra_"): value for name, value in fields.items() if name.startswith("extra_")}
+    return {name: value for name, value in fields.items() if not name.startswith("extra_")} | {"extra": extra}
 
 
 @pytest.mark.parametrize(
@@ -156,9 +157,9 @@ def test_the_texts_to_mask() -> None:
             },
             S3AccessKey(ACCESS_KEY, SECRET_KEY),
         ),
-        (BLOB, {"conn_type": "wasb", "extra_connection_string": CONNECTION_STRING}, SEVEN[2][0]),
-        (BLOB, {"password": CONNECTION_STRING}, SEVEN[2][0]),
-        (BLOB, {"conn_type": "wasb", "login": "lakestore", "password": ACCOUNT_KEY}, SEVEN[2][0]),
+        (BLOB, {"conn_type": "wasb", "extra_connection_string": CONNECTION_STRING}, AZURE),
+        (BLOB, {"password": CONNECTION_STRING}, AZURE),
+        (BLOB, {"conn_type": "wasb", "login": "lakestore", "password": ACCOUNT_KEY}, AZURE),
         (
             ADLS,
             {
@@ -168,26 +169,26 @@ def test_the_texts_to_mask() -> None:
                 "password": "adls-secret",
                 "extra_tenant_id": "tenant-1",
             },
-            SEVEN[3][0],
+            PRINCIPAL,
         ),
         (
             ADLS,
             {"login": "client-1", "password": "adls-secret", "extra_tenant_id": "tenant-1", "extra_url": URL},
-            SEVEN[3][0],
+            PRINCIPAL,
         ),
-        (GCS, {"login": "GOOG1EXAMPLE", "password": "hmac-secret"}, SEVEN[4][0]),
+        (GCS, {"login": "GOOG1EXAMPLE", "password": "hmac-secret"}, GcsHmacKey("GOOG1EXAMPLE", "hmac-secret")),
         (
             SFTP,
             {"conn_type": "sftp", "host": "sftp.example.com", "login": "loader", "password": "sftp secret"},
-            SEVEN[5][0],
+            SftpPassword("sftp.example.com", "loader", "sftp secret"),
         ),
         (
             SFTP,
             {"host": "h", "login": "u", "password": "p", "port": 2222, "extra_key_file": ""},
             SftpPassword("h", "u", "p", port=2222),
         ),
-        (SFTP, {"host": "sftp.example.com", "login": "loader", "extra_private_key": PEM}, SEVEN[6][0]),
-        (SFTP, {"host": "sftp.example.com", "login": "loader", "extra_private_key": PEM.strip()}, SEVEN[6][0]),
+        (SFTP, {"host": "sftp.example.com", "login": "loader", "extra_private_key": PEM}, KEY),
+        (SFTP, {"host": "sftp.example.com", "login": "loader", "extra_private_key": PEM.strip()}, KEY),
         (
             SFTP,
             {
@@ -195,12 +196,12 @@ def test_the_texts_to_mask() -> None:
                 "login": "loader",
                 "extra_private_key": base64.encodebytes(PEM.encode()).decode(),
             },
-            SEVEN[6][0],
+            KEY,
         ),
     ],
 )
-def test_a_connection_holds_a_login(destination: Destination, fields: dict[str, Any], expected: Credential) -> None:
-    assert from_connection(destination, **fields) == expected
+def test_a_connection_holds_a_login(destination: Destination, fields: dict[str, Any], expected: Login) -> None:
+    assert from_connection(destination, **with_extra(fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_a_wrong_connection_is_refused_without_showing_it(
     destination: Destination, fields: dict[str, Any], field: str, rule: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        from_connection(destination, **fields)
+        from_connection(destination, **with_extra(fields))
 
     message = str(refused.value)
     assert f"connection 'lake', field {field}" in message
@@ -306,12 +307,12 @@ def test_a_wrong_connection_is_refused_without_showing_it(
     assert refused.value.__context__ is None or refused.value.__suppress_context__
 
 
-def test_a_data_landing_zone_takes_no_login() -> None:
-    assert destination_type(DLZ).logins == ()
-    assert "auth" not in json.loads((SAMPLES / "base_connection_data_landing_zone.json").read_text())
+@pytest.mark.parametrize("name", [name for name, each in SAMPLES.items() if not each.login_type])
+def test_a_destination_without_a_login_takes_no_connection(name: str) -> None:
+    assert "auth" not in SAMPLES[name].base_connection
 
     with pytest.raises(InvalidArgument, match="destination_conn_id = 'lake': this destination takes no login"):
-        from_connection(DLZ, login="x")
+        from_connection(SAMPLES[name].destination, login="x")
 
 
 def test_a_credential_made_by_hand_is_checked_and_hidden_too() -> None:

@@ -10,16 +10,16 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from airflow.sdk import DAG, BaseOperator, XComArg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api import credentials
 from airflow_provider_aep.destinations import (
     DESTINATIONS,
+    SPEC_VERSION,
     AdlsGen2,
     AmazonS3,
     AzureBlob,
@@ -35,37 +35,33 @@ from airflow_provider_aep.destinations import (
 from airflow_provider_aep.errors import InvalidArgument
 from airflow_provider_aep.schedules import Every, Once
 from tests.airflow_places import AIRFLOW, DagSerialization
+from tests.destination_samples import EACH, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SAMPLES = Path(__file__).parent / "samples" / "requests"
-SIX: dict[str, Destination] = {
-    "amazon_s3": AmazonS3(bucket="your-bucket-name", path="folder/subfolder"),
-    "azure_blob": AzureBlob(container="your-container-name", path="folder/subfolder"),
-    "adls_gen2": AdlsGen2(path="folder/subfolder"),
-    "data_landing_zone": DataLandingZone(path="folder/subfolder"),
-    "google_cloud_storage": GoogleCloudStorage(bucket="your-bucket-name", path="folder/subfolder"),
-    "sftp": Sftp(remote_path="folder/subfolder"),
-}
+SFTP = Sftp(remote_path="in")
+
+each_destination = pytest.mark.parametrize("name", EACH)
 
 
 # What Adobe gets
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_target_params_equal_adobes_documented_body(name: str) -> None:
-    sample = json.loads((SAMPLES / f"target_connection_{name}.json").read_text())
+    sample = SAMPLES[name]
+    spec = {"id": destination_type(sample.destination).connection_spec, "version": SPEC_VERSION}
 
-    params = target_params(SIX[name], file_type="JSON", compression="NONE", allow_uncompressed_json=True)
+    params = target_params(sample.destination, file_type="JSON", compression="NONE", allow_uncompressed_json=True)
 
-    assert sample["params"] == params
-    assert sample["connectionSpec"]["id"] == destination_type(SIX[name]).connection_spec
+    assert sample.target_connection["params"] == params
+    assert sample.target_connection["connectionSpec"] == sample.base_connection["connectionSpec"] == spec
 
 
 def test_a_manifest_is_asked_for_only_when_the_user_decides() -> None:
     def manifest(desired: bool | None) -> object:
-        params = target_params(SIX["sftp"], file_type="PARQUET", compression="GZIP", include_file_manifest=desired)
+        params = target_params(SFTP, file_type="PARQUET", compression="GZIP", include_file_manifest=desired)
         return params.get("includeFileManifest", "left out")
 
     assert [manifest(None), manifest(True), manifest(False)] == ["left out", True, False]
@@ -73,9 +69,9 @@ def test_a_manifest_is_asked_for_only_when_the_user_decides() -> None:
 
 def test_json_without_gzip_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="compression = 'NONE': must be GZIP"):
-        target_params(SIX["sftp"], file_type="JSON", compression="NONE")
+        target_params(SFTP, file_type="JSON", compression="NONE")
 
-    assert target_params(SIX["sftp"], file_type="PARQUET", compression="NONE")["compression"] == "NONE"
+    assert target_params(SFTP, file_type="PARQUET", compression="NONE")["compression"] == "NONE"
 
 
 @pytest.mark.parametrize(("file_type", "compression"), [("CSV", "GZIP"), ("json", "GZIP"), ("JSON", "gzip")])
@@ -87,23 +83,23 @@ def test_other_formats_are_refused(file_type: str, compression: str) -> None:
 def test_a_templated_format_passes_until_it_is_rendered() -> None:
     check_format("{{ params.file_type }}", "NONE")
 
-    with pytest.raises(InvalidArgument, match=r"file_type = .* not been rendered"):
-        target_params(SIX["sftp"], file_type="{{ params.file_type }}", compression="GZIP")
+    with pytest.raises(InvalidArgument, match=r"file_type = .* has not rendered it"):
+        target_params(SFTP, file_type="{{ params.file_type }}", compression="GZIP")
 
 
-def test_the_registry_knows_the_specs_and_logins_of_all_six() -> None:
-    assert set(DESTINATIONS) == {type(destination) for destination in SIX.values()}
-    for destination, kind in DESTINATIONS.items():
-        assert set(kind.wire) == set(destination._fields)  # type: ignore[attr-defined]
-        assert all(hasattr(credentials, login) for login in kind.logins)
-    specs = [spec for kind in DESTINATIONS.values() for spec in (kind.connection_spec, kind.flow_spec)]
-    assert len(set(specs)) == 12
+def test_each_row_is_whole() -> None:
+    assert set(DESTINATIONS) == set(get_args(Destination))
+    for destination, row in DESTINATIONS.items():
+        assert set(row.wire) == set(destination._fields)  # type: ignore[attr-defined]
+        assert set(row.rules) <= set(row.wire)
+    specs = [spec for row in DESTINATIONS.values() for spec in (row.connection_spec, row.flow_spec)]
+    assert len(set(specs)) == 2 * len(DESTINATIONS)
     assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", spec) for spec in specs)
 
 
 @pytest.mark.parametrize("other", [("b", "p"), ["b", "p"], "s3://b/p", None, {"bucket": "b", "path": "p"}])
 def test_anything_else_is_no_destination(other: object) -> None:
-    """A destination that went through XCom comes back as a plain list; which of the six it was is lost."""
+    """A destination that went through XCom comes back as a plain list; of which type it was is lost."""
     with pytest.raises(InvalidArgument, match="must be one of AmazonS3, AzureBlob"):
         destination_type(other)
 
@@ -146,33 +142,28 @@ def test_adobes_rules_are_not_made_stricter() -> None:
         assert AdlsGen2(path).path == DataLandingZone(path).path == Sftp(path).remote_path == path
 
 
-# As Adobe prints them (connection specs of Amazon S3 and Google Cloud Storage, `targetSpec`), whole text meant.
-ADOBES_PATTERNS: dict[tuple[type, str], str] = {
-    (AmazonS3, "path"): r"^[0-9a-zA-Z/\!\-_\.\*\''\(\)]*((\%SEGMENT_(NAME|ID)\%)?/?)+$",
-    (GoogleCloudStorage, "path"): r"^[0-9a-zA-Z/\!\-_\.\*\''\(\)]*((\%SEGMENT_(NAME|ID)\%)?/?)+$",
-    (AmazonS3, "bucket"): (
-        r"(?=^.{3,63}$)(?!^(\d+\.)+\d+$)"
-        r"(^(([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])\.)*([a-z0-9]|[a-z0-9][a-z0-9\-]*[a-z0-9])$)"
-    ),
-    (GoogleCloudStorage, "bucket"): (
-        r"(?!^goog.*$)(?!^.*g(o|0)(o|0)gle.*$)(((?=^.{3,63}$)(^([a-z0-9]|[a-z0-9][a-z0-9\-_]*)[a-z0-9]$))|"
-        r"((?=^.{3,222}$)(?!^(\d+\.)+\d+$)(^(([a-z0-9]{1,63}|[a-z0-9][a-z0-9\-_]{1,61}[a-z0-9])\.)*"
-        r"([a-z0-9]{1,63}|[a-z0-9][a-z0-9\-_]{1,61}[a-z0-9])$)))"
-    ),
+PATTERNS = {
+    (type(sample.destination), field): pattern
+    for sample in SAMPLES.values()
+    for field, pattern in sample.patterns.items()
 }
-PIECES = {
-    "path": ["a", "Z", "/", "!", "'", "%SEGMENT_NAME%", "%SEGMENT_ID%", "%", "=", " ", "\n", "é"],
-    "bucket": ["a", "1", "-", "_", ".", "goog", "g0ogle", "gle", "a" * 62, "A", "\n", "٣"],
-}
+PATH_PIECES = ["a", "Z", "/", "!", "'", "%SEGMENT_NAME%", "%SEGMENT_ID%", "%", "=", " ", "\n", "é"]
+NAME_PIECES = ["a", "1", "-", "_", ".", "goog", "g0ogle", "gle", "a" * 62, "A", "\n", "٣"]
 
 
-@pytest.mark.parametrize(("kind", "field"), ADOBES_PATTERNS)
+def test_a_field_has_a_rule_if_adobe_has_a_pattern() -> None:
+    rules = {(each, field) for each, row in DESTINATIONS.items() for field in row.rules}
+    assert rules == {key for key, pattern in PATTERNS.items() if pattern}
+
+
+@pytest.mark.parametrize(("destination", "field"), [key for key, pattern in PATTERNS.items() if pattern])
 @given(data=st.data())
-def test_our_patterns_accept_what_adobes_accept(kind: type, field: str, data: st.DataObject) -> None:
-    text = "".join(data.draw(st.lists(st.sampled_from(PIECES[field]), max_size=7)))
+def test_our_patterns_accept_what_adobes_accept(destination: type, field: str, data: st.DataObject) -> None:
+    pieces = PATH_PIECES if field == "path" else NAME_PIECES
+    text = "".join(data.draw(st.lists(st.sampled_from(pieces), max_size=7)))
 
-    ours = re.fullmatch(DESTINATIONS[kind].rules[field].pattern, text, re.ASCII)
-    adobes = re.fullmatch(ADOBES_PATTERNS[kind, field], text, re.ASCII)
+    ours = re.fullmatch(DESTINATIONS[destination].rules[field].pattern, text, re.ASCII)
+    adobes = re.fullmatch(str(PATTERNS[destination, field]), text, re.ASCII)
 
     assert bool(ours) == bool(adobes)
 
@@ -208,10 +199,11 @@ def test_what_is_known_at_parse_time(value: object, literal: bool) -> None:
     assert is_literal(value) is literal
 
 
-def test_copies_and_pickles_keep_type_and_value() -> None:
-    for destination in SIX.values():
-        for twin in (copy.deepcopy(destination), pickle.loads(pickle.dumps(destination))):
-            assert (type(destination), destination) == (type(twin), twin)
+@each_destination
+def test_copies_and_pickles_keep_type_and_value(name: str) -> None:
+    destination = EACH[name]
+    for twin in (copy.deepcopy(destination), pickle.loads(pickle.dumps(destination))):
+        assert (type(destination), destination) == (type(twin), twin)
 
 
 # In Airflow
@@ -274,8 +266,9 @@ def test_templates_are_rendered_and_the_type_is_kept(dag: DAG) -> None:
     assert Every(hours=6, start="2026-01-01 00:00:00+00:00") == task.schedule
 
 
-@pytest.mark.parametrize("destination", SIX.values(), ids=SIX)
-def test_each_type_is_rebuilt_by_airflow(dag: DAG, destination: Destination) -> None:
+@each_destination
+def test_each_type_is_rebuilt_by_airflow(dag: DAG, name: str) -> None:
+    destination = EACH[name]
     fields = [f"{value[:-1]}{{{{ '{value[-1]}' }}}}" for value in destination]
     task = Exporter(task_id="export", destination=type(destination)(*fields))
 
@@ -292,7 +285,7 @@ def test_a_rendered_value_is_checked(dag: DAG, caplog: pytest.LogCaptureFixture)
 
 
 def test_a_rendered_interval_is_checked(dag: DAG) -> None:
-    task = Exporter(task_id="export", destination=SIX["sftp"], schedule=Every(hours="{{ hours }}"))
+    task = Exporter(task_id="export", destination=SFTP, schedule=Every(hours="{{ hours }}"))
 
     with pytest.raises(InvalidArgument, match=r"schedule.hours = '5'"):
         task.render_template_fields(context_of(dag, hours=5))
@@ -312,7 +305,7 @@ def test_an_upstream_output_makes_a_dependency_and_is_filled_in(dag: DAG) -> Non
 @pytest.mark.parametrize("field", ["destination", "schedule"])
 def test_dependencies_are_found_in_partial_and_in_expand(dag: DAG, field: str) -> None:
     def values(output: XComArg) -> dict[str, Any]:
-        plain: dict[str, Any] = {"destination": SIX["sftp"], "schedule": Every(hours=3)}
+        plain: dict[str, Any] = {"destination": SFTP, "schedule": Every(hours=3)}
         return plain | {field: Sftp(output) if field == "destination" else Every(hours=3, start=output)}
 
     first, second = (Owner(task_id=name).output for name in ("first", "second"))
@@ -348,8 +341,9 @@ def test_destinations_may_be_made_from_a_mapped_upstream_output(dag: DAG) -> Non
     assert AmazonS3("lake", "b") == context["task"].destination
 
 
-@pytest.mark.parametrize("destination", SIX.values(), ids=SIX)
-def test_a_dag_with_them_is_serialised(dag: DAG, destination: Destination) -> None:
+@each_destination
+def test_a_dag_with_them_is_serialised(dag: DAG, name: str) -> None:
+    destination = EACH[name]
     made = Owner(task_id="make").output
     schedule = Every(hours=3, start=datetime(2026, 1, 1, tzinfo=UTC), end=made)
     Exporter(task_id="plain", destination=destination, schedule=schedule)

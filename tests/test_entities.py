@@ -16,7 +16,7 @@ from airflow_provider_aep.api.entities import (
     FlowRunId,
     RunError,
     RunStatus,
-    awaited_run,
+    earliest_run,
     is_known_status,
     run_status,
 )
@@ -115,9 +115,9 @@ def test_the_summary_has_times_in_utc() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.text("abc", min_size=1))), st.integers(0, 20))
-def test_the_awaited_run_is_the_earliest_that_is_not_older(made: list[tuple[int, str]], since_ms: int) -> None:
+def test_the_earliest_run_that_is_not_older(made: list[tuple[int, str]], since_ms: int) -> None:
     runs = [replace(RUN, id=FlowRunId(name), created_ms=at) for at, name in made]
-    found = awaited_run(runs, dataflow_id=runs[0].dataflow_id if runs else DataflowId("f"), since_ms=since_ms)
+    found = earliest_run(runs, dataflow_id=runs[0].dataflow_id if runs else DataflowId("f"), since_ms=since_ms)
     candidates = sorted((at, name) for at, name in made if at >= since_ms)
     assert (found and (found.created_ms, found.id)) == (candidates[0] if candidates else None)
 
@@ -125,4 +125,4 @@ def test_the_awaited_run_is_the_earliest_that_is_not_older(made: list[tuple[int,
 def test_a_failed_run_is_not_passed_over() -> None:
     failed = replace(RUN, status=RunStatus.FAILED, created_ms=5)
     good = replace(RUN, id=FlowRunId("later"), created_ms=6)
-    assert awaited_run([good, failed], dataflow_id=good.dataflow_id, since_ms=5) is failed
+    assert earliest_run([good, failed], dataflow_id=good.dataflow_id, since_ms=5) is failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -27,7 +28,6 @@ from airflow_provider_aep.errors import (
     UnexpectedReply,
     VersionConflict,
     first_of,
-    refusal,
 )
 
 FIELDS: dict[str, Any] = {"status": 403, "code": "403025", "message": "Profile is not valid.", "request_id": "req-1"}
@@ -56,6 +56,7 @@ EVERY: list[AepError] = [
     FlowRunFailed(RUN, "failed"),
     ExportChanged("changed"),
     *[kind("GET /flows", **FIELDS) for kind in REPLY_ERRORS],
+    PlatformUnavailable("GET /flows", **FIELDS, retry_after_seconds=7.5),
 ]
 
 
@@ -75,6 +76,41 @@ def test_an_error_crosses_from_trigger_to_task_as_json(kind: type[ReplyError]) -
     assert type(again) is kind
     assert str(again) == str(error)
     assert again.is_final is error.is_final
+
+
+@pytest.mark.parametrize(
+    ("code", "number"),
+    [
+        ("FLOW-1433-400", 1433),
+        ("1433-400", 1433),
+        ("1433", 1433),
+        ("401013", 401013),
+        ("400", None),
+        ("", None),
+        ("CAT-7", None),
+        ("invalid_client", None),
+        ("ACTIVATION_BATCH-0000-FAILED", None),
+        ("XFLOW-1433-400", None),
+        ("FLOW-1433-400x", None),
+        ("\u0661\u0664\u0663\u0663", None),
+    ],
+)
+def test_the_number_of_a_code_crosses_every_border(code: str, number: int | None) -> None:
+    error = RequestRefused("GET /flows", status=400, code=code)
+    assert error.number == number
+    for again in (
+        pickle.loads(pickle.dumps(error)),
+        ReplyError.from_event(json.loads(json.dumps(error.as_event()))),
+        PlatformUnavailable.like(error),
+    ):
+        assert again.number == number
+
+
+def test_the_same_reply_as_another_error() -> None:
+    error = OutcomeUnknown("POST /ims", **FIELDS, retry_after_seconds=5)
+    again = PlatformUnavailable.like(error, message="no token")
+    assert type(again) is PlatformUnavailable
+    assert vars(again) == {**vars(error), "message": "no token"}
 
 
 @pytest.mark.parametrize("event", [{}, {"kind": "Unheard"}, {"kind": "AccessDenied", "request": "GET /x"}])
@@ -115,22 +151,17 @@ def test_a_failed_run_is_told_with_all_of_adobes_words() -> None:
     assert "Adobe gave no error" in str(FlowRunFailed(silent, "ended"))
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "kind"),
-    [
-        (401, "401013", AccessDenied),
-        (403, "", AccessDenied),
-        (404, "", EntityNotFound),
-        (400, "FLOW-1439-400", EntityNotFound),
-        (400, "1439-400", EntityNotFound),
-        (412, "", VersionConflict),
-        (400, "FLOW-1413-400", RequestRefused),
-        (400, "invalid_client", AccessDenied),
-        (418, "", RequestRefused),
-    ],
-)
-def test_the_kind_of_a_refusal(status: int, code: str, kind: type[RequestRefused]) -> None:
-    assert type(refusal("GET /x", status, code=code, message="", request_id="")) is kind
+def test_the_diagram_is_the_tree() -> None:
+    drawn: dict[str, str] = {}
+    above: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r" {4}((?:[│ ] {3})*(?:[├└]── )?)(\w+)", line)
+        if found:
+            depth = len(found[1]) // 4
+            above[depth:] = [found[2]]
+            drawn[found[2]] = above[depth - 1] if depth else "Exception"
+    named: list[type[Exception]] = [ReplyError, *(getattr(errors, name) for name in errors.__all__)]
+    assert drawn == {each.__name__: each.__bases__[0].__name__ for each in named}
 
 
 def test_whose_move_it_is() -> None:

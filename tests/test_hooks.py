@@ -549,4 +549,4 @@ def test_a_token_that_airflow_cannot_mask_is_used_all_the_same(
     with Session(settings_for_tests(), transport=transport, on_token=fail) as session:
         assert session.run(list_page("/flows")).items == []
     (told,) = (record.getMessage() for record in caplog.records if "mask" in record.getMessage())
-    assert told == "Airflow could not be told to mask a new token in logs (RuntimeError); going on"
+    assert told == "Airflow could not mask a new token in logs (RuntimeError); going on"

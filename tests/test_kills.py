@@ -30,7 +30,7 @@ from tests.exports import DATASETS, KINDS, S3, WAYS, desired, one_of_each
 CASES = 120  # each has a sandbox of its own on one emulator
 SETTLE_SECONDS = 0.5
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.setups"])
+_processes.set_forkserver_preload(["tests.exports"])
 
 
 @pytest.fixture(scope="module")

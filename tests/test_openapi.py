@@ -12,15 +12,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.auth import TOKEN_CACHES
 from airflow_provider_aep.api.calls import DATAFLOWS, delete_entity, enable_dataflow, get_dataflow, get_run
-from airflow_provider_aep.api.credentials import (
-    AdlsServicePrincipal,
-    AzureConnectionString,
-    GcsHmacKey,
-    SftpPassword,
-    auth,
-)
+from airflow_provider_aep.api.credentials import auth
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
 from airflow_provider_aep.api.queries import list_datasets, look_for_run
@@ -28,19 +22,11 @@ from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunInd
 from airflow_provider_aep.api.runs.poll import poll, read_dataflows
 from airflow_provider_aep.api.runs.slots import Aim
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.destinations import (
-    AdlsGen2,
-    AzureBlob,
-    DataLandingZone,
-    Destination,
-    GoogleCloudStorage,
-    Sftp,
-    destination_type,
-    target_params,
-)
+from airflow_provider_aep.destinations import destination_type, target_params
 from airflow_provider_aep.errors import AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.schedules import Every, Once
 from tests.conftest import settings_for_tests
+from tests.destination_samples import SAMPLES
 from tests.exports import BEGINS_ON, DATASETS, ENDS_ON, S3, WAYS, desired, policy
 from tests.openapi import AMENDMENTS, DOCUMENTS, KINDS, Amendment, OpenApiAdobe, document, examples, faults
 
@@ -198,34 +184,28 @@ def test_a_whole_set_up_and_each_change_of_it(way: str, lists: str) -> None:
     assert told == {step.what: step.requests[way] for step in STORY}
 
 
-LOGINS: dict[Destination, Any] = {
-    AzureBlob("container", "path"): AzureConnectionString(
-        "DefaultEndpointsProtocol=https;AccountName=account;AccountKey=a2V5;EndpointSuffix=core.windows.net"
-    ),
-    AdlsGen2("path"): AdlsServicePrincipal("abfss://c@account.dfs.core.windows.net", "tenant", "principal", "key"),
-    DataLandingZone("path"): None,
-    GoogleCloudStorage("bucket", "path"): GcsHmacKey("GOOG" + "A" * 57, "a" * 40),
-    Sftp("/path"): SftpPassword("sftp.example.org", "user", "password"),
-}
+#: Of the further logins the documents know nothing, or print no reply.
+FIRST_LOGINS = [name for name, sample in SAMPLES.items() if sample.is_first]
 
 
-def to(place: Destination) -> DesiredExport:
-    kind, login = destination_type(place), LOGINS[place]
-    params = target_params(place, file_type="PARQUET", compression="GZIP")
+def to(name: str) -> DesiredExport:
+    destination, login = SAMPLES[name].destination, SAMPLES[name].login
+    row = destination_type(destination)
     return desired(
-        destination_type=kind,
-        target_params=params,
-        base=DesiredBaseConnection("login", kind, auth(login) if login else None),
+        name,
+        destination_type=row,
+        target_params=target_params(destination, file_type="PARQUET", compression="GZIP"),
+        base=DesiredBaseConnection(f"login of {name}", row, auth(login) if login else None),
     )
 
 
-@pytest.mark.parametrize("place", LOGINS, ids=lambda place: type(place).__name__)
+@pytest.mark.parametrize("name", FIRST_LOGINS)
 @pytest.mark.parametrize("way", WAYS)
-def test_every_other_kind_of_storage(way: str, place: Destination) -> None:
+def test_every_destination(way: str, name: str) -> None:
     adobe = OpenApiAdobe()
     for if_exists in ("reuse", "reuse", "update"):
-        ids = run(adobe, WAYS[way](to(place), policy(if_exists=if_exists)))
-        is_one_export(adobe, to(place), ids)
+        ids = run(adobe, WAYS[way](to(name), policy(if_exists=if_exists)))
+        is_one_export(adobe, to(name), ids)
     assert adobe.violations == []
 
 
@@ -244,8 +224,8 @@ def everything(adobe: OpenApiAdobe) -> None:
     for flow in adobe.entities["flows"].values():
         run(adobe, enable_dataflow(DataflowId(flow["id"])))
     run(adobe, WAYS["whole"](desired("once", schedule=Once(end=ENDS_ON)), policy()))
-    for place in LOGINS:
-        run(adobe, WAYS["whole"](to(place)._replace(name=type(place).__name__), policy()))
+    for name in FIRST_LOGINS:
+        run(adobe, WAYS["whole"](to(name), policy()))
 
 
 def test_everything_conforms() -> None:
@@ -445,7 +425,7 @@ def served(adobe: OpenApiAdobe) -> Iterator[str]:
 def test_a_set_up_over_a_socket() -> None:
     """What httpx itself puts on the line conforms as well."""
     adobe = OpenApiAdobe()
-    forget_tokens()
+    TOKEN_CACHES.clear()
     with served(adobe) as url, Session(settings_for_tests(gateway=url, ims=url), sleep=adobe.sleep) as session:
         ids = session.run(WAYS["whole"](desired(), policy()))
         assert session.run(WAYS["whole"](desired(), policy())) == ids

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +17,8 @@ from airflow_provider_aep.api.calls import DATAFLOWS, get_dataflow, patch_entity
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.destinations import (
     DESTINATIONS,
-    AdlsGen2,
     AmazonS3,
-    AzureBlob,
     DataLandingZone,
-    Destination,
-    GoogleCloudStorage,
-    Sftp,
 )
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.errors import PlatformUnavailable
@@ -43,116 +36,43 @@ from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.airflow_places import AirflowFailException, AirflowSkipException, TaskDeferred
 from tests.dag_runs import Finished
-from tests.real_airflow import connections
+from tests.destination_samples import SAMPLES
 from tests.tasks import context, ended, later
 
-SAMPLES = Path(__file__).parent / "samples" / "requests"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FAR = Every(days=1, start="2099-01-01T00:00:00Z", end="2100-01-01T00:00:00Z")  # no run of Adobe's own meanwhile
 RunDag = Callable[..., Finished]
 
-PRIVATE_KEY = "-----BEGIN RSA PRIVATE KEY-----\nplanted\n-----END RSA PRIVATE KEY-----\n"
-MORE_CONNECTIONS = {
-    "aws_role": {"conn_type": "aws", "extra": {"role_arn": "arn:aws:iam::123456789012:role/adobe"}},
-    "sftp_key": {
-        "conn_type": "sftp",
-        "host": "sftp.example.org",
-        "login": "exporter",
-        "extra": {"private_key": PRIVATE_KEY},
-    },
-}
-
 
 @pytest.fixture(autouse=True)
-def _more_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, fields in MORE_CONNECTIONS.items():
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
+def _sample_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, sample in SAMPLES.items():
+        if sample.airflow_connection:
+            monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id_of(name)}".upper(), json.dumps(sample.airflow_connection))
 
 
-def sample(name: str) -> dict[str, Any]:
-    """A request of Adobe's documents."""
-    read: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text())
-    del read["_source"]
-    return read
+def conn_id_of(name: str) -> str | None:
+    """The Airflow connection of a sample; None where its destination takes no login."""
+    return f"of_{name.replace('-', '_').lower()}" if SAMPLES[name].login_type else None
 
 
 # ---------------------------------------------------------------------------------------------------- bodies
 
-#: destination, connection, Adobe's sample of the base connection and of the target connection, values of the login
-WAYS: dict[str, tuple[Destination, str | None, str, str, dict[str, str]]] = {
-    "Amazon S3, access key": (
-        AmazonS3("your-bucket-name", "folder/subfolder"),
-        "aws_exports",
-        "base_connection_s3_access_key",
-        "target_connection_amazon_s3",
-        {"s3AccessKey": "login", "s3SecretKey": "password"},
-    ),
-    "Amazon S3, assumed role": (
-        AmazonS3("your-bucket-name", "folder/subfolder"),
-        "aws_role",
-        "base_connection_s3_assumed_role",
-        "target_connection_amazon_s3",
-        {},
-    ),
-    "Azure Blob": (
-        AzureBlob("your-container-name", "folder/subfolder"),
-        "wasb_exports",
-        "base_connection_azure_connection_string",
-        "target_connection_azure_blob",
-        {},
-    ),
-    "ADLS Gen2": (
-        AdlsGen2("folder/subfolder"),
-        "adls_exports",
-        "base_connection_adls_service_principal",
-        "target_connection_adls_gen2",
-        {"url": "host", "servicePrincipalId": "login", "servicePrincipalKey": "password"},
-    ),
-    "Data Landing Zone": (
-        DataLandingZone("folder/subfolder"),
-        None,
-        "base_connection_data_landing_zone",
-        "target_connection_data_landing_zone",
-        {},
-    ),
-    "Google Cloud Storage": (
-        GoogleCloudStorage("your-bucket-name", "folder/subfolder"),
-        "gcs_exports",
-        "base_connection_gcs_hmac_key",
-        "target_connection_google_cloud_storage",
-        {"accessKeyId": "login", "secretAccessKey": "password"},
-    ),
-    "SFTP, password": (
-        Sftp("folder/subfolder"),
-        "sftp_exports",
-        "base_connection_sftp_password",
-        "target_connection_sftp",
-        {"domain": "host", "username": "login", "password": "password"},
-    ),
-    "SFTP, SSH key": (
-        Sftp("folder/subfolder"),
-        "sftp_key",
-        "base_connection_sftp_ssh_key",
-        "target_connection_sftp",
-        {"domain": "host", "username": "login"},
-    ),
-}
 FORMATS = [("JSON", "GZIP", None), ("PARQUET", "GZIP", True), ("PARQUET", "NONE", False)]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_what_arrives_is_what_adobe_documents(way: str, adobe: ServedAdobe) -> None:
+@pytest.mark.parametrize("key", SAMPLES)
+def test_what_arrives_is_what_adobe_documents(key: str, adobe: ServedAdobe) -> None:
     """But for a description, which tells whose it is; and one POST for each entity."""
-    destination, conn_id, base_sample, target_sample, values = WAYS[way]
-    file_type, compression, manifest = FORMATS[list(WAYS).index(way) % len(FORMATS)]
-    name = f"bodies: {way.replace(',', '')}"
+    sample, name = SAMPLES[key], f"bodies: {key}"
+    file_type, compression, manifest = FORMATS[list(SAMPLES).index(key) % len(FORMATS)]
     start = adobe.now().replace(microsecond=0) + timedelta(days=2)
 
     result = AepExportDatasetsOperator(
         task_id="export",
         dataset_ids=[DATASET, OTHER_DATASET],
-        destination=destination,
-        destination_conn_id=conn_id,
+        destination=sample.destination,
+        destination_conn_id=conn_id_of(key),
         base_connection_name=f"base of {name}",
         schedule=Every(hours=6, start=start, end=start + timedelta(days=90)),
         file_type=file_type,
@@ -173,37 +93,29 @@ def test_what_arrives_is_what_adobe_documents(way: str, adobe: ServedAdobe) -> N
     for body in (base, source, target, flow):
         assert body.pop("description").startswith("Made by airflow-provider-aep")
 
-    kind = DESTINATIONS[type(destination)]
-    assert base.pop("name") == f"base of {name}"
-    documented = sample(base_sample)
-    assert base["connectionSpec"] == documented["connectionSpec"]
-    if "auth" not in documented:
-        assert "auth" not in base
-    else:
-        given = json.loads((connections("") | _as_variables())[f"AIRFLOW_CONN_{str(conn_id).upper()}"])
-        params = base["auth"]["params"]
-        port = params.pop("port", None)  # newer than the sample; an integer in the OpenAPI document
-        assert port == given.get("port")
-        assert base["auth"]["specName"] == documented["auth"]["specName"]
-        assert set(params) == set(documented["auth"]["params"])
-        assert {member: params[member] for member in values} == {
-            member: given[field] for member, field in values.items()
-        }
+    documented = sample.base_connection
+    expected = {"name": f"base of {name}", "connectionSpec": documented["connectionSpec"]}
+    if sample.login_type:
+        expected["auth"] = documented["auth"] | {"params": sample.params}
+    assert base == expected
 
     assert source == {
         "name": name,
         "connectionSpec": {"id": "23598e46-f560-407b-88d5-ea6207e49db0", "version": "1.0"},
         "params": {"datasets": [_named(DATASET, source), _named(OTHER_DATASET, source)]},
     }
-    documented = sample(target_sample) | {"name": name, "baseConnectionId": result["base_connection_id"]}
-    documented["params"] |= {"compression": compression, "datasetFileType": file_type}
+    format_params: dict[str, Any] = {"compression": compression, "datasetFileType": file_type}
     if manifest is not None:
-        documented["params"]["includeFileManifest"] = manifest
-    assert target == documented
+        format_params["includeFileManifest"] = manifest
+    assert target == sample.target_connection | {
+        "name": name,
+        "baseConnectionId": result["base_connection_id"],
+        "params": sample.target_connection["params"] | format_params,
+    }
 
     assert flow == {
         "name": name,
-        "flowSpec": {"id": kind.flow_spec, "version": "1.0"},
+        "flowSpec": {"id": DESTINATIONS[type(sample.destination)].flow_spec, "version": "1.0"},
         "sourceConnectionIds": [result["source_connection_id"]],
         "targetConnectionIds": [result["target_connection_id"]],
         "transformations": [],
@@ -216,22 +128,19 @@ def test_what_arrives_is_what_adobe_documents(way: str, adobe: ServedAdobe) -> N
             "foldernameTemplate": "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%",
         },
     }
-    if conn_id == "sftp_key":
-        assert base64.b64decode(base["auth"]["params"]["sshKey"]).decode() == PRIVATE_KEY
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("key", SAMPLES)
 @pytest.mark.parametrize("if_exists", ["reuse", "update"])
-def test_an_unchanged_export_is_found_again(if_exists: Any, way: str, adobe: ServedAdobe) -> None:
+def test_an_unchanged_export_is_found_again(if_exists: Any, key: str, adobe: ServedAdobe) -> None:
     """With each destination and each way of logging in."""
-    destination, conn_id, *_ = WAYS[way]
-    name = f"again: {way.replace(',', '')} {if_exists}"
+    conn_id, name = conn_id_of(key), f"again: {key} {if_exists}"
 
     def set_up() -> Any:
         return AepExportDatasetsOperator(
             task_id="export",
             dataset_ids=DATASET,
-            destination=destination,
+            destination=SAMPLES[key].destination,
             destination_conn_id=conn_id,
             base_connection_name=f"base of {name}",
             schedule=Every(hours=6, start="2099-01-01T00:00Z", end="2100-01-01T00:00Z"),
@@ -251,10 +160,6 @@ def _named(dataset: str, source: Any) -> dict[str, str]:
     sent: dict[str, str] = next(each for each in source["params"]["datasets"] if each["dataSetId"] == dataset)
     assert set(sent) <= {"dataSetId", "name"}
     return sent
-
-
-def _as_variables() -> dict[str, str]:
-    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in MORE_CONNECTIONS.items()}
 
 
 def test_every_request_names_credential_organisation_and_sandbox(adobe: ServedAdobe) -> None:
@@ -372,7 +277,7 @@ def test_one_export_for_each_dataset_found(adobe: ServedAdobe, run_dag: RunDag) 
 def test_mapped_exports_to_two_accounts_are_two(adobe: ServedAdobe) -> None:
     """The container of ADLS stands in the login: same path, other account."""
 
-    def export(conn_id: str, map_index: int) -> Any:
+    def export(conn_id: str | None, map_index: int) -> Any:
         operator = AepExportDatasetsOperator(
             task_id="accounts",
             dataset_ids=DATASET,
@@ -383,7 +288,7 @@ def test_mapped_exports_to_two_accounts_are_two(adobe: ServedAdobe) -> None:
         )
         return operator.execute(context(map_index=map_index))
 
-    first, second = export("aws_exports", 0), export("aws_role", 1)
+    first, second = export("aws_exports", 0), export(conn_id_of("AmazonS3-S3AssumedRole"), 1)
 
     assert first["base_connection_id"] != second["base_connection_id"]
     assert first["dataflow_id"] != second["dataflow_id"]

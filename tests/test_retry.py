@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from airflow_provider_aep.api.calls import create_source_connection, list_page
 from airflow_provider_aep.api.effects import Call
-from airflow_provider_aep.api.retry import moment, retry_after_seconds
 from airflow_provider_aep.emulator import Platform
 from airflow_provider_aep.errors import (
     AccessDenied,
@@ -164,19 +160,6 @@ def test_a_retry_after_that_says_nothing_useful_leaves_the_usual_wait(run: Runne
     run(LIST)
     assert len(run.slept) == 1
     assert 1 <= run.slept[0] <= 2
-
-
-@example("0\x1f")
-@given(st.text())
-def test_no_header_breaks_the_reader_of_dates(text: str) -> None:
-    assert moment(text) is None or moment(text).tzinfo is not None  # type: ignore[union-attr]
-    seconds = retry_after_seconds(text, now=datetime(2026, 1, 1, tzinfo=UTC))
-    assert seconds is None or seconds >= 0
-
-
-@pytest.mark.parametrize("date", ["Wed, 21 Oct 99999999999999999999 07:28:00 GMT", "1 Jan 2026 00:00:00 +99999", None])
-def test_dates_that_break_the_standard_library(date: str | None) -> None:
-    assert moment(date) is None
 
 
 def test_a_request_that_never_left_is_told_from_one_that_may_have_been_done(run: Runner) -> None:

@@ -135,9 +135,9 @@ def test_times_go_out_as_seconds_in_utc(start: Any, expected: str) -> None:
 
 def test_what_is_not_rendered_is_not_sent() -> None:
     for schedule in (Every(hours="{{ h }}"), Every(hours=3, start="{{ s }}"), Once(end="{{ e }}")):
-        with pytest.raises(InvalidArgument, match="not rendered"):
+        with pytest.raises(InvalidArgument, match="Airflow has not rendered it"):
             schedule_params(schedule, now=NOW)
-    with pytest.raises(InvalidArgument, match=r"folder_template = .*not been rendered"):
+    with pytest.raises(InvalidArgument, match=r"folder_template = .*Airflow has not rendered it"):
         schedule_params(Once(), now=NOW, folder_template="{{ t }}")
 
 
@@ -244,15 +244,15 @@ def test_folder_templates_of_known_macros(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("%SEGMENT_NAME%/x", "%SEGMENT_NAME% is no macro of Adobe's; those are %DESTINATION%, "),
-        ("%dataset_id%", "is no macro"),
-        ("%DATETIME()%", "is no macro"),
-        ("%DATETIME%", "is no macro"),
-        ("a%%b", "is no macro"),
-        ("100%", "belongs to no macro"),
-        ("%DATASET_ID%_%", "belongs to no macro"),
-        ("a/../b", "must not hold the step"),
-        ("..", "must not hold the step"),
+        ("%SEGMENT_NAME%/x", "%SEGMENT_NAME% is none of Adobe's macros: %DESTINATION%, "),
+        ("%dataset_id%", "is none of Adobe's macros"),
+        ("%DATETIME()%", "is none of Adobe's macros"),
+        ("%DATETIME%", "is none of Adobe's macros"),
+        ("a%%b", "is none of Adobe's macros"),
+        ("100%", "is part of no macro"),
+        ("%DATASET_ID%_%", "is part of no macro"),
+        ("a/../b", "must not hold .."),
+        ("..", "must not hold .."),
         (" ", "not empty"),
         (3, "must be a text"),
     ],

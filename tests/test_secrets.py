@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -15,15 +14,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_aep.destinations import (
-    AdlsGen2,
-    AmazonS3,
-    AzureBlob,
-    Destination,
-    GoogleCloudStorage,
-    Sftp,
-    destination_type,
-)
+from airflow_provider_aep.destinations import AmazonS3, Destination, destination_type
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
 from airflow_provider_aep.schedules import Every
@@ -31,36 +22,33 @@ from airflow_provider_aep.triggers import AepDataflowRunTrigger
 from tests.adobe.served import DATASET, ServedAdobe
 from tests.airflow_places import TaskDeferred
 from tests.dag_runs import run_dag
+from tests.destination_samples import EACH, SAMPLES
 from tests.real_airflow import SECRETS
 from tests.tasks import context, events_of, later
 
-KEY_TEXT = "planted" + "PrivateKeyOfTheSftpServer"  # in two parts: Airflow keeps this very file in its database
-PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_TEXT}\n-----END RSA PRIVATE KEY-----\n"
 FAR = Every(days=1, start="2099-01-01T00:00:00Z", end="2100-01-01T00:00:00Z")
-#: As the connections hold them; Google's have 40 characters.
-PLANTED = {name: secret[:40] if name == "HMAC secret" else secret for name, secret in SECRETS.items()}
-PLACES: dict[str, Destination] = {
-    "aws_exports": AmazonS3("lake-exports", "secrets"),
-    "wasb_exports": AzureBlob("lake-exports", "secrets"),
-    "adls_exports": AdlsGen2("secrets"),
-    "gcs_exports": GoogleCloudStorage("lake-exports", "secrets"),
-    "sftp_exports": Sftp("secrets"),
-    "sftp_key": Sftp("secrets"),
+S3 = AmazonS3("lake-exports", "secrets")
+#: Every login that there is, by the Airflow connection that holds it.
+PLACES = {f"planted_{name.replace('-', '_').lower()}": sample for name, sample in SAMPLES.items() if sample.login_type}
+SSH_KEY = "planted_sftp_sftpsshkey"
+#: What no text may hold, of those connections and of the ones that example DAGs name.
+PLANTED = {
+    *(secret for sample in PLACES.values() for secret in sample.secrets),
+    *(text[:40] for text in SECRETS.values()),
 }
 
 
 @pytest.fixture(autouse=True)
-def _key_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {"conn_type": "sftp", "host": "sftp.example.org", "login": "u", "extra": {"private_key": PRIVATE_KEY}}
-    monkeypatch.setenv("AIRFLOW_CONN_SFTP_KEY", json.dumps(fields))
+def _connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for conn_id, sample in PLACES.items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(sample.airflow_connection))
 
 
-def planted(adobe: ServedAdobe) -> list[str]:
+def planted(adobe: ServedAdobe) -> set[str]:
     """All secrets: those of the connections, in each form that they take, and every token that was sent."""
     tokens = {each.headers["authorization"].removeprefix("Bearer ") for each in adobe.sent}
-    key = base64.b64encode(PRIVATE_KEY.encode()).decode()
     assert tokens
-    return [*PLANTED.values(), KEY_TEXT, key, *tokens]
+    return PLANTED | tokens
 
 
 def _log_all(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,14 +66,13 @@ def assert_free_of_secrets(adobe: ServedAdobe, **texts: str) -> None:
 
 def test_they_arrive_where_they_should(adobe: ServedAdobe) -> None:
     """Or the tests below would search for what is not there."""
-    for conn_id, destination in PLACES.items():
+    for conn_id, sample in PLACES.items():
         AepCreateBaseConnectionOperator(
-            task_id="base", destination=destination, destination_conn_id=conn_id, name=f"arrive {conn_id}"
+            task_id="base", destination=sample.destination, destination_conn_id=conn_id, name=f"arrive {conn_id}"
         ).execute(context())
-
-    sent = " ".join(each.body.decode() for each in adobe.line.sent)
-    for name, secret in PLANTED.items():
-        assert secret in sent, name
+        bodies = " ".join(each.body.decode() for each in adobe.line.sent)
+        for text in (sample.params or {}).values():
+            assert json.dumps(text) in bodies, conn_id
 
 
 @pytest.mark.usefixtures("_metadata")
@@ -95,16 +82,16 @@ def test_a_whole_export_leaves_none(
     """Set up, updated, waited for and ended; in `dag.test()`, where Airflow itself masks nothing."""
     _log_all(caplog)
     with DAG("secrets", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
-        for conn_id, destination in PLACES.items():
+        for conn_id, sample in PLACES.items():
             AepExportDatasetsOperator(
                 task_id=conn_id,
                 dataset_ids=DATASET,
-                destination=destination,
+                destination=sample.destination,
                 destination_conn_id=conn_id,
                 base_connection_name=f"secrets {conn_id}",
                 schedule=FAR,
                 if_exists="update",
-                wait_for_completion=conn_id == "sftp_key",
+                wait_for_completion=conn_id == SSH_KEY,
                 after=None,
                 deferrable=True,
                 poke_interval=1,
@@ -114,7 +101,7 @@ def test_a_whole_export_leaves_none(
     def happens() -> None:
         while True:
             flows = adobe.admin("GET", "creations")["creations"]
-            found = [each["id"] for each in flows if (each["kind"], each["name"]) == ("flows", "secrets.sftp_key")]
+            found = [each["id"] for each in flows if (each["kind"], each["name"]) == ("flows", f"secrets.{SSH_KEY}")]
             if found:
                 adobe.run(found[0])
                 return
@@ -126,8 +113,8 @@ def test_a_whole_export_leaves_none(
 
     assert set(first.states().values()) == set(second.states().values()) == {"success"}
     database = b"".join(path.read_bytes() for path in Path(os.environ["AIRFLOW_HOME"]).rglob("*.db*")).decode("latin-1")
-    assert "lake-exports" in database
-    assert "secrets.sftp_key" in caplog.text
+    assert EACH["AmazonS3"][0] in database
+    assert f"secrets.{SSH_KEY}" in caplog.text
     printed = capfd.readouterr()
     assert_free_of_secrets(
         adobe,
@@ -158,7 +145,7 @@ def test_no_error_shows_one(fault: dict[str, Any], adobe: ServedAdobe, caplog: p
     operator = AepExportDatasetsOperator(
         task_id="export",
         dataset_ids=DATASET,
-        destination=AmazonS3("lake-exports", "secrets"),
+        destination=S3,
         destination_conn_id="aws_exports",
         base_connection_name=f"errors {sorted(fault.items())}".replace(",", ""),
         schedule=FAR,
@@ -172,18 +159,18 @@ def test_no_error_shows_one(fault: dict[str, Any], adobe: ServedAdobe, caplog: p
 
 
 @pytest.mark.parametrize(
-    ("conn_id", "change"),
+    ("conn_id", "destination", "change"),
     [
-        ("aws_exports", {"login": SECRETS["S3 secret key"], "password": "AKIAIOSFODNN7EXAMPLE"}),
-        ("aws_exports", {"extra": {"aws_session_token": SECRETS["SFTP password"]}}),
-        ("wasb_exports", {"password": "SharedAccessSignature=" + SECRETS["SFTP password"]}),
-        ("adls_exports", {"host": SECRETS["service principal key"]}),
-        ("sftp_exports", {"host": SECRETS["SFTP password"] + "/"}),
-        ("aep_default", {"extra": {"org_id": ""}}),
+        ("aws_exports", S3, {"login": SECRETS["S3 secret key"], "password": "AKIAIOSFODNN7EXAMPLE"}),
+        ("aws_exports", S3, {"extra": {"aws_session_token": SECRETS["SFTP password"]}}),
+        ("wasb_exports", EACH["AzureBlob"], {"password": "SharedAccessSignature=" + SECRETS["SFTP password"]}),
+        ("adls_exports", EACH["AdlsGen2"], {"host": SECRETS["service principal key"]}),
+        ("sftp_exports", EACH["Sftp"], {"host": SECRETS["SFTP password"] + "/"}),
+        ("aep_default", S3, {"extra": {"org_id": ""}}),
     ],
 )
 def test_a_connection_that_is_wrong_is_told_without_its_values(
-    conn_id: str, change: dict[str, Any], adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch
+    conn_id: str, destination: Destination, change: dict[str, Any], adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields are easily swapped, and then a harmless one holds the secret."""
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
@@ -191,12 +178,12 @@ def test_a_connection_that_is_wrong_is_told_without_its_values(
     with pytest.raises(Exception) as failure:  # noqa: PT011 - as above
         AepCreateBaseConnectionOperator(
             task_id="base",
-            destination=PLACES.get(conn_id, PLACES["aws_exports"]),
+            destination=destination,
             destination_conn_id="aws_exports" if conn_id == "aep_default" else conn_id,
         ).execute(context())
 
     assert f"'{conn_id}'" in str(failure.value)
-    for secret in PLANTED.values():
+    for secret in PLANTED:
         assert secret not in str(failure.value)
 
 
@@ -204,8 +191,8 @@ def test_a_trigger_holds_none(adobe: ServedAdobe) -> None:
     operator = AepExportDatasetsOperator(
         task_id="export",
         dataset_ids=DATASET,
-        destination=PLACES["sftp_key"],
-        destination_conn_id="sftp_key",
+        destination=PLACES[SSH_KEY].destination,
+        destination_conn_id=SSH_KEY,
         schedule=FAR,
         name="trigger secrets",
         wait_for_completion=True,
@@ -233,9 +220,9 @@ def test_no_repr_shows_one(adobe: ServedAdobe) -> None:
     hook = AepHook()
     with hook.get_conn() as session:
         texts = {"hook": repr(vars(hook)), "settings": repr(session.settings), "session": repr(session)}
-    AepCreateBaseConnectionOperator(
-        task_id="base", destination=PLACES["aws_exports"], destination_conn_id="aws_exports"
-    ).execute(context())
+    AepCreateBaseConnectionOperator(task_id="base", destination=S3, destination_conn_id="aws_exports").execute(
+        context()
+    )
 
     assert_free_of_secrets(adobe, **texts)
 
@@ -255,7 +242,7 @@ def test_airflow_is_asked_to_mask_only_what_is_long_enough(
     monkeypatch.setattr(_secrets_masker(), "min_length_to_mask", shortest)
     monkeypatch.setattr(SecretsMasker, "_has_warned_short_secret", False)
 
-    assert AepHook().destination_login("wasb_exports", destination_type(AzureBlob("lake-exports", "secrets")))
+    assert AepHook().destination_login("wasb_exports", destination_type(EACH["AzureBlob"]))
 
     assert "too short" not in caplog.text
     assert (_secrets_masker().redact(f"with {key}") == "with ***") == is_asked

@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus, awaited_run
+from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus, earliest_run
 from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of, aim_of_one_time, ending, fingerprint
 from airflow_provider_aep.run_wait import next_due_ms
 from tests.airflow_places import (
@@ -97,7 +97,7 @@ def test_no_two_dag_runs_get_the_same_flow_run(
     for window in windows:
         aim = aim_of(found, window)
         if not aim.missing:
-            run = awaited_run(runs, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
+            run = earliest_run(runs, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
             in_slot = [each for each in runs if aim.since_ms <= each.created_ms < (aim.until_ms or 10**15)]
             assert (run is None) == (not in_slot)
             if run:
@@ -136,7 +136,7 @@ def test_no_two_dag_runs_get_the_same_flow_run_while_the_schedule_changes(
             for n, created in enumerate(runs)
             if created <= now_ms
         ]
-        run = awaited_run(listed, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
+        run = earliest_run(listed, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
         return None if aim.missing and not aim.until_ms else run
 
     owners: dict[str, int] = {}
@@ -151,7 +151,7 @@ def test_no_two_dag_runs_get_the_same_flow_run_while_the_schedule_changes(
 
 def test_a_run_of_no_known_dataflow_is_never_meant() -> None:
     run = FlowRun(FlowRunId("r"), DataflowId(""), RunStatus.SUCCEEDED, created_ms=5)
-    assert awaited_run([run], dataflow_id=FLOW, since_ms=0) is None
+    assert earliest_run([run], dataflow_id=FLOW, since_ms=0) is None
 
 
 def test_a_one_time_export_has_one_slot() -> None:

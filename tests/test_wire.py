@@ -1,8 +1,7 @@
-"""What Adobe writes and how it is read: pages, items, numbers, and every shape of an error."""
+"""What Adobe writes and how it is read: pages, items and numbers."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_aep.api import wire
 from airflow_provider_aep.api.calls import get_dataflow, get_run, list_datasets, list_page
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId, RunError, RunStatus
-from airflow_provider_aep.api.wire import Problem, continuation_token, read_page, read_problem, shortened
+from airflow_provider_aep.api.wire import continuation_token, read_page
 from airflow_provider_aep.errors import AepError, EntityNotFound, UnexpectedReply
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner
@@ -22,118 +21,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-# Adobe's own member names with any values at all.
-ERROR = st.dictionaries(
-    st.sampled_from(
-        [
-            "error_code",
-            "message",
-            "type",
-            "title",
-            "status",
-            "report",
-            "errorMessage",
-            "errorDetails",
-            "errorCode",
-            "error",
-            "error_description",
-            "error-chain",
-            "detail",
-        ]
-    ),
-    JSON,
-)
-ERRORS = "https://ns.adobe.com/aep/errors/"
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "message", "request_id"),
-    [
-        # gateway, code as a text and as a number
-        ({"error_code": "401013", "message": "Oauth token is not valid"}, "401013", "Oauth token is not valid", "head"),
-        ({"error_code": 429050, "message": "Too many requests"}, "429050", "Too many requests", "head"),
-        # Flow Service, today's shape, whole and with parts missing
-        (
-            {
-                "type": ERRORS + "FLOW-1439-404",
-                "title": "Resource not found",
-                "status": 404,
-                "report": {"detailed-message": "long", "id": "x", "request-id": "inner"},
-                "errorMessage": "flows not found",
-                "errorDetails": "with id = [1]",
-            },
-            "FLOW-1439-404",
-            "flows not found: with id = [1]",
-            "inner",
-        ),
-        (
-            {"type": ERRORS + "FLOW-1404-412", "title": "t", "report": {"detailed-message": "long"}},
-            "FLOW-1404-412",
-            "long",
-            "head",
-        ),
-        ({"type": ERRORS + "FLOW-1413-400", "title": "Bad", "status": 400}, "FLOW-1413-400", "Bad", "head"),
-        # the same text twice, as it is or with details behind it
-        ({"errorMessage": "no such flow", "errorDetails": "no such flow"}, "400", "no such flow", "head"),
-        ({"errorMessage": "no such flow", "errorDetails": "no such flow: 7"}, "400", "no such flow: 7", "head"),
-        # Flow Service, older; ad hoc; problem+json; error chain; IMS
-        ({"errorMessage": "Supplied version"}, "400", "Supplied version", "head"),
-        ({"message": "Following order ID(s) are not ready"}, "400", "Following order ID(s) are not ready", "head"),
-        (
-            {"type": "about:blank", "title": "BadRequestError", "status": 400, "detail": "no type"},
-            "400",
-            "no type",
-            "head",
-        ),
-        ({"error-chain": [{"errorCode": "CAT-7", "serviceId": "catalog"}], "title": "t"}, "CAT-7", "t", "head"),
-        (
-            {"error": "invalid_client", "error_description": "invalid client_secret parameter"},
-            "invalid_client",
-            "invalid client_secret parameter",
-            "head",
-        ),
-        # nothing that is known
-        ({}, "400", "", "head"),
-        ({"report": "a text", "error-chain": {}, "message": None}, "400", "", "head"),
-    ],
-)
-def test_every_shape_of_an_error(body: Any, code: str, message: str, request_id: str) -> None:
-    """Source: reference of the API, section "Errors": shapes, and the order of places to look at."""
-    assert read_problem(json.dumps(body).encode(), status=400, request_id="head") == Problem(code, message, request_id)
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"<html><body><h1>502</h1></body></html>", "no JSON in the reply"),
-        (b"\n  <!DOCTYPE html>", "no JSON in the reply"),
-        (b"\xef\xbb\xbf<html>", "no JSON in the reply"),
-        (b"", "no JSON in the reply"),
-        (b"upstream\nconnect   error", "upstream connect error"),
-        (b"\xff\xfe\x00", "\ufffd\ufffd\x00"),
-        (b"[" * 100_000, "[" * 100_000),
-        (b'["a list"]', '["a list"]'),
-    ],
-)
-def test_error_bodies_that_are_no_json_object(body: bytes, message: str) -> None:
-    assert read_problem(body, status=502, request_id="r") == Problem("", message, "r")
-
-
-def test_a_long_text_is_cut_for_the_log() -> None:
-    assert shortened("short") == "short"
-    assert shortened("x" * 5000) == "x" * 1000 + " …"
-
-
-@given(ERROR)
-def test_no_error_reply_breaks_its_reader(body: dict[str, Any]) -> None:
-    problem = read_problem(json.dumps(body).encode(), status=500, request_id="r")
-    assert problem.code
-    assert all("\n" not in part for part in problem)
-
-
-@given(st.binary())
-def test_no_bytes_break_the_reader_of_errors(body: bytes) -> None:
-    assert "\n" not in read_problem(body, status=500, request_id="r").message
 
 
 @pytest.mark.parametrize(

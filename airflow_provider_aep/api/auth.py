@@ -1,4 +1,7 @@
-"""The access token: asked for once for each credential and process, renewed before it ends."""
+"""The access token: one for each credential and process, renewed before it ends.
+
+Source: https://developer.adobe.com/developer-console/docs/guides/authentication/ServerToServerAuthentication/IMS
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 
 TOKEN_PATH = "/ims/token/v3"  # noqa: S105 - an address
 LEAD_SECONDS = 300.0
-UNTOLD_SECONDS = 3600.0  # RFC 6749, 5.1 only recommends `expires_in`; a token that ends earlier is renewed on its 401
+#: How long a token is used whose life is not stated: RFC 6749, 5.1, only recommends `expires_in`. One that ends earlier
+#: is renewed on its 401. Source: https://www.rfc-editor.org/rfc/rfc6749#section-5.1
+DEFAULT_LIFE_SECONDS = 3600.0
 
 
 class Token(NamedTuple):
-    """An access token and the moment, by the session's clock, from which a new one is asked for."""
+    """An access token, and from when on, by the session's clock, a new one is requested."""
 
     value: str
     renew_at: float
@@ -33,7 +38,7 @@ class Token(NamedTuple):
 
 
 def token_form(settings: Settings) -> dict[str, str]:
-    """The form of `POST /ims/token/v3`; secrets stand in the body, never in the query. Source: Adobe IMS guide."""
+    """The form of `POST /ims/token/v3`; secrets go into the body, never into the query."""
     return {
         "grant_type": "client_credentials",
         "client_id": settings.client_id,
@@ -43,18 +48,18 @@ def token_form(settings: Settings) -> dict[str, str]:
 
 
 def read_token(reply: Mapping[str, Any], *, now: float) -> Token:
-    """`{"access_token": str, "expires_in": 86399}`; more than 10^6 means milliseconds, as the older JWT exchange said.
+    """Read `{"access_token": str, "expires_in": 86399}`; more than 10^6 means milliseconds, as in the JWT exchange.
 
-    Renewed five minutes before the end, or after nine tenths of a short life; after an hour where no life is told.
+    The token is renewed five minutes before its end, a short-lived one after nine tenths of its life.
 
     Raises:
-        ValueError: there is no token, or one that no header can hold; the message does not show it.
+        ValueError: no token, or one that no header can hold; the message does not show it.
     """
     value = reply["access_token"]
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError("access_token is not a text of printable ASCII without blanks")
-    told = reply.get("expires_in")
-    seconds = UNTOLD_SECONDS if told is None else float(told)
+    stated = reply.get("expires_in")
+    seconds = DEFAULT_LIFE_SECONDS if stated is None else float(stated)
     if not math.isfinite(seconds):
         raise ValueError("expires_in is not a finite number")
     if seconds > 1e6:
@@ -74,17 +79,19 @@ class TokenCache:
         self._loop_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def take(self, *, now: float, instead_of: str | None = None) -> str | None:
-        """The token, unless it is about to end or is the one that Adobe has just refused."""
+        """The token, or None if it is about to end or is the one that Adobe has just refused."""
         token = self._token
         if token is None or now >= token.renew_at or token.value == instead_of:
             return None
         return token.value
 
     def landed(self, flights: int, *, now: float, instead_of: str | None) -> str | None:
-        """What a request has brought that ended while this one waited for the lock; `flights` is from before.
+        """The token of a request that ended while this one waited for the lock; None if there was none.
+
+        `flights` is their number before the wait.
 
         Raises:
-            ReplyError: it has failed; four calls side by side ask once, not one after the other.
+            ReplyError: that request failed; four calls side by side then fail by one request, not by four.
         """
         known = self.take(now=now, instead_of=instead_of)
         if known is None and self._failure and self.flights != flights:
@@ -93,7 +100,7 @@ class TokenCache:
 
     @contextmanager
     def flight(self) -> Iterator[None]:
-        """A request for a token is under way."""
+        """Around a request for a token: remember how it ended."""
         self._failure = None
         try:
             yield
@@ -107,26 +114,21 @@ class TokenCache:
         self._token = token
 
     def forget(self) -> None:
-        """Let the next request ask for a new token, in sessions that are open already too."""
+        """Make the next call request a new token, also in sessions that are open."""
         self._token = None
 
     def loop_lock(self) -> asyncio.Lock:
-        """The lock of the running event loop; two loops of one process may each ask once."""
+        """The lock of the running event loop; two loops of one process may each request a token."""
         return self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-_caches: dict[tuple[str, ...], TokenCache] = {}
+#: One for each credential, in this process.
+TOKEN_CACHES: dict[tuple[str, ...], TokenCache] = {}
 
 
 def token_cache(settings: Settings) -> TokenCache:
-    """The process-wide place of this credential's token.
+    """The cache of this credential's token.
 
-    The secret is part of the credential: a connection with a wrong one must not work by a token that another asked for.
+    The secret is part of the key: a connection with a wrong one must not work by a token that another has brought.
     """
-    return _caches.setdefault((*settings.who, settings.client_secret), TokenCache())
-
-
-def forget_tokens() -> None:
-    """Drop the token of every credential."""
-    for shelf in list(_caches.values()):
-        shelf.forget()
+    return TOKEN_CACHES.setdefault((*settings.who, settings.client_secret), TokenCache())

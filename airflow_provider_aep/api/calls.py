@@ -1,4 +1,14 @@
-"""One function per endpoint: method, path, body, and how to read the reply. Nothing here sends anything."""
+"""One function per endpoint: method, path, body, and how to read the reply. Nothing here sends anything.
+
+Sources, by the names used below:
+tutorial: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+destinations OpenAPI: https://developer.adobe.com/experience-platform-apis/references/destinations/
+flow-service OpenAPI: https://developer.adobe.com/experience-platform-apis/references/flow-service/
+sandbox API: https://developer.adobe.com/experience-platform-apis/references/sandbox/
+sorting guide: https://experienceleague.adobe.com/en/docs/experience-platform/dataflows/api/sort-and-filter
+update guide: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/update-destination-dataflows
+edit guide: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/edit-destination
+"""
 
 from __future__ import annotations
 
@@ -21,19 +31,18 @@ from airflow_provider_aep.api.entities import (
     TargetConnection,
     TargetConnectionId,
 )
-from airflow_provider_aep.destinations import DATA_LAKE_SPEC
+from airflow_provider_aep.destinations import DATA_LAKE_SPEC, SPEC_VERSION
 from airflow_provider_aep.errors import InvalidArgument
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
 
 FLOW_SERVICE = "/data/foundation/flowservice"
-SPEC_VERSION = "1.0"
-PAGE_SIZE = 100  # the most that Adobe returns at once (destinations OpenAPI, parameter `limit`)
+PAGE_SIZE = 100  # the most that Adobe returns at once; source: destinations OpenAPI, parameter `limit`
 
 
 class Created(NamedTuple):
-    """What a write answers."""
+    """What Adobe answers to a creation."""
 
     id: str
     etag: str
@@ -44,11 +53,11 @@ def _read_created(reply: Mapping[str, Any]) -> Created:
 
 
 class Collection(NamedTuple):
-    """A collection of the Flow Service: its path, what its entities are called, and which spec tells them apart."""
+    """A collection of the Flow Service."""
 
     path: str
-    title: str
-    spec: str
+    title: str  # what one of its entities is called
+    spec: str  # the member that names an entity's spec
     read: Callable[[Mapping[str, Any]], Any]
 
 
@@ -68,7 +77,8 @@ def list_page(
     """The first page of a list. `filters` are conditions such as "name==nightly", all of which must hold.
 
     `count` is never sent: together with `limit` Adobe refuses it (1401).
-    Source: destinations OpenAPI, parameters property, orderby, limit; sorting and filtering guide.
+
+    Source: destinations OpenAPI, parameters `property`, `orderby` and `limit`; sorting guide.
     """
     query = [("property", condition) for condition in filters]
     if order:
@@ -78,14 +88,14 @@ def list_page(
 
 
 def next_page(href: str) -> Call[wire.Page]:
-    """The page that a `next` reference names; the reference is sent as it came, since its token is opaque."""
+    """The page at the address that the one before gave; sent as it came, since its token is opaque."""
     return Call("GET", href, wire.read_page, repeatable=True)
 
 
 def named(collection: Collection, name: str) -> Call[wire.Page]:
     """Entities of one name, of every spec.
 
-    One `property` only: the filter guide allows several, the destinations OpenAPI types the parameter as one string.
+    One `property` only: the sorting guide allows several, but in the destinations OpenAPI it is one string.
     """
     return list_page(collection.path, filters=(f"name=={name}",))
 
@@ -95,7 +105,7 @@ def _path_of(collection: Collection, entity_id: str) -> str:
 
 
 def _path(collection: str, argument: str, entity_id: str) -> str:
-    """The path of one entity. An empty ID would ask for the whole list, one with a slash for something else.
+    """The path of one entity. An empty ID would name the whole list, one with a slash something else.
 
     Raises:
         InvalidArgument: no entity of Adobe's can have this ID.
@@ -106,7 +116,7 @@ def _path(collection: str, argument: str, entity_id: str) -> str:
 
 
 def get_entity(collection: Collection, entity_id: str) -> Call[Any]:
-    """One connection or dataflow."""
+    """One connection or dataflow. Source: destinations OpenAPI, GET /{collection}/{id}."""
     return Call("GET", _path_of(collection, entity_id), wire.unwrapped(collection.read), repeatable=True)
 
 
@@ -123,7 +133,10 @@ def get_dataflow(dataflow: DataflowId) -> Call[Dataflow]:
 
 
 def delete_entity(collection: Collection, entity_id: str) -> Call[None]:
-    """Delete a connection or dataflow. Adobe answers 202 (destinations) or 204 (sources), with no body."""
+    """Delete a connection or dataflow.
+
+    Adobe answers without a body, with 202 (destinations OpenAPI) or 204 (flow-service OpenAPI).
+    """
     return Call("DELETE", _path_of(collection, entity_id), repeatable=True)
 
 
@@ -132,9 +145,11 @@ def patch_entity(
 ) -> Call[None]:
     """Change an entity that is still as `etag` says: `[{"op": "replace", "path": "/scheduleParams", "value": {…}}]`.
 
-    The etag is quoted in `If-Match` as it is in the JSON; quotes are added where they are missing.
-    A second sending finds another etag and is refused with 412, so it is safe. The new etag in the reply is not read: a
-    change of Adobe's own may have overtaken it, so that it has to be asked for before the next change anyway.
+    `If-Match` holds the etag with its quotes, which are added if they are missing. Sent twice, the second request finds
+    another etag and is refused with 412, so it is safe. The new etag in the reply is not read: a change of Adobe's own
+    may have overtaken it, so the next change must ask for it anyway.
+
+    Source: destinations OpenAPI, PATCH /flows/{id} and /connections/{id}; edit guide, which also patches targets.
     """
     quoted = etag if etag.endswith('"') else f'"{etag}"'  # a weak one begins with W/
     return Call(
@@ -149,17 +164,19 @@ def patch_entity(
 def create_base_connection(
     name: str, connection_spec: str, auth: Mapping[str, Any] | None, *, description: str = ""
 ) -> Call[Created]:
-    """A login at a storage account; `auth` is `{"specName": …, "params": {…}}`, absent for the Data Landing Zone."""
+    """A login at a storage account; `auth` is `{"specName": …, "params": {…}}`, or None if the destination has none.
+
+    Source: tutorial, "Create base connection".
+    """
     return _create(BASE_CONNECTIONS, name, connection_spec, description, {"auth": dict(auth)} if auth else {})
 
 
 def create_source_connection(
     name: str, datasets: Mapping[DatasetId, str] | Sequence[DatasetId], *, description: str = ""
 ) -> Call[Created]:
-    """The data lake side of an export.
+    """The data lake side of an export. `datasets` may map IDs to names; the ID stands in for an unknown name.
 
-    `datasets` may map IDs to names: the destinations OpenAPI requires a name for each, the tutorial shows one, clients
-    leave it out; the ID stands in where no name is known.
+    Source: tutorial, "Create a source connection"; destinations OpenAPI, which requires a name for each dataset.
     """
     names = datasets if isinstance(datasets, Mapping) else {dataset: dataset for dataset in datasets}
     listed = [{"dataSetId": dataset, "name": title} for dataset, title in names.items()]
@@ -174,7 +191,10 @@ def create_target_connection(
     *,
     description: str = "",
 ) -> Call[Created]:
-    """The storage side of an export; `params` as `destinations.target_params` makes them."""
+    """The storage side of an export; `params` are those of `destinations.target_params`.
+
+    Source: tutorial, "Create a target connection".
+    """
     members = {"baseConnectionId": base_connection, "params": dict(params)}
     return _create(TARGET_CONNECTIONS, name, connection_spec, description, members)
 
@@ -188,7 +208,10 @@ def create_dataflow(
     *,
     description: str = "",
 ) -> Call[Created]:
-    """The export itself; `schedule_params` as `schedule.schedule_params` makes them."""
+    """The export itself; `schedule_params` are those of `schedules.schedule_params`.
+
+    Source: tutorial, "Create a dataflow".
+    """
     members = {
         "sourceConnectionIds": [source],
         "targetConnectionIds": [target],
@@ -208,32 +231,22 @@ def _create(
 
 
 def enable_dataflow(dataflow: DataflowId) -> Call[None]:
-    """Let a disabled dataflow run again. Source: guide "Update destination dataflows" (lower case, no body)."""
+    """Let a disabled dataflow run again. Source: update guide, whose `op` is in lower case, without a body."""
     return Call("POST", f"{_path_of(DATAFLOWS, dataflow)}/action", query=[("op", "enable")], repeatable=True)
 
 
 def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:
-    """Flow runs, newest first."""
+    """Flow runs, newest first. Source: destinations OpenAPI, GET /runs."""
     return list_page("/runs", filters=filters, order=order)
 
 
 def get_run(run: FlowRunId) -> Call[FlowRun]:
-    """One flow run. Source: flow-service OpenAPI, GET /runs/{RUN_ID}; ad hoc activation OpenAPI, statusURL."""
+    """One flow run. Source: flow-service OpenAPI, GET /runs/{RUN_ID}."""
     return Call("GET", _path("/runs", "flow run ID", run), wire.unwrapped(wire.read_flow_run), repeatable=True)
 
 
-def get_connection_spec(spec: str) -> Call[dict[str, Any]]:
-    """What Adobe publishes about one collection of destination, as it stands."""
-    return Call("GET", _path("/connectionSpecs", "connection spec ID", spec), wire.unwrapped(dict), repeatable=True)
-
-
-def list_flow_specs() -> Call[wire.Page]:
-    """The kinds of dataflow that the organisation may use."""
-    return list_page("/flowSpecs", order="")
-
-
 class DatasetPage(NamedTuple):
-    """A page of datasets as Adobe sent it; `has_next` is None where Adobe gave no page information."""
+    """A page of datasets as Adobe sent it; `has_next` is None without page information."""
 
     items: list[dict[str, Any]]
     has_next: bool | None
@@ -246,7 +259,7 @@ def _read_dataset_page(reply: Mapping[str, Any]) -> DatasetPage:
 def list_datasets(*, start: int = 0, limit: int = PAGE_SIZE) -> Call[DatasetPage]:
     """Datasets that may be exported, from the `start`-th on.
 
-    Source: Export datasets tutorial, "Retrieve a list of eligible datasets"; destinations OpenAPI, configs.
+    Source: tutorial, "Retrieve a list of eligible datasets"; destinations OpenAPI, GET /connectionSpecs/{id}/configs.
     """
     return Call(
         "GET",
@@ -263,8 +276,8 @@ def list_datasets(*, start: int = 0, limit: int = PAGE_SIZE) -> Call[DatasetPage
 
 
 def list_sandboxes() -> Call[list[dict[str, Any]]]:
-    """Sandboxes that the credential may use; needs a token and the organisation's right, no Flow Service right.
+    """Sandboxes that the credential may use: [{"name", "type", "state", …}]. Needs no right of the Flow Service.
 
-    Source: Sandbox API, GET /data/foundation/sandbox-management/.
+    Source: sandbox API, GET /data/foundation/sandbox-management/.
     """
     return Call("GET", "/data/foundation/sandbox-management/", lambda reply: list(reply["sandboxes"]), repeatable=True)

@@ -1,7 +1,13 @@
-"""How Adobe logs in to the place that an export goes to, and how such a login is read from an Airflow connection.
+"""How Adobe logs in to a storage account, and how such a login is read from an Airflow connection.
 
-Field names and patterns are those of Adobe's connection specs (GET /connectionSpecs/{id}, member `authSpec`). No error
-of this module shows a value: with two fields swapped, a harmless one would hold the secret.
+A login is one class. Its fields say what Adobe calls them, which fields of an Airflow connection may hold them and what
+they must look like; what is done with a login follows from that. No error shows a value: with two fields swapped, a
+harmless one would hold the secret.
+
+Names and patterns are those of `authSpec` in Adobe's connection specs (GET /connectionSpecs/{id}). Sources:
+tutorial: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+catalogue: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/catalog/cloud-storage/{destination}
+destinations OpenAPI: https://developer.adobe.com/experience-platform-apis/references/destinations/
 """
 
 from __future__ import annotations
@@ -9,229 +15,287 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from airflow_provider_aep.api.masking import parts_of
-from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.errors import Hidden, InvalidArgument
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = [
-    "AdlsServicePrincipal",
-    "AzureConnectionString",
-    "Credential",
-    "GcsHmacKey",
-    "S3AccessKey",
-    "S3AssumedRole",
-    "SftpPassword",
-    "SftpSshKey",
-    "account",
-    "auth",
-    "login_from_connection",
-    "secrets",
-]
+T = TypeVar("T")
+#: The rule that a value breaks, or "".
+Check = Callable[[Any], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """Stands for a value that an error must not show."""
+class Param(NamedTuple):
+    """One member of Adobe's `auth.params`."""
 
-    length: int
-
-    def __repr__(self) -> str:
-        if not self.length:
-            return "<empty>"
-        return f"<hidden, {self.length} character{'' if self.length == 1 else 's'}>"
+    name: str
+    broken_rule: Check
+    sources: tuple[str, ...]  # fields of an Airflow connection that may hold it
 
 
-@dataclass(frozen=True)
-class S3AccessKey:
+def _param(name: str, check: Check, *sources: str, secret: bool = False) -> Any:
+    return field(repr=not secret, metadata={"param": Param(name, check, sources)})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(_param, field))
+def _login(cls: type[T]) -> type[T]:
+    return dataclass(frozen=True)(cls)
+
+
+def _params(login_type: type[Login]) -> list[tuple[Field[Any], Param]]:
+    return [(each, each.metadata["param"]) for each in fields(login_type)]
+
+
+def _matches(pattern: str, rule: str) -> Check:
+    return lambda value: "" if isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) else rule
+
+
+def _connection_string(value: object) -> str:
+    rule = _matches(r"\S(.*\S)?", "must not be empty and must be one line")(value)
+    if not rule and "sharedaccesssignature=" in str(value).lower():
+        return "holds a shared access signature; Adobe wants the account key"
+    return rule
+
+
+def _private_key(value: object) -> str:
+    rule = "must be the Base64 form of a private key's PEM text"
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value, re.ASCII):
+        return rule
+    try:
+        key = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        return rule
+    if key.startswith((b"ssh-", b"-----BEGIN PUBLIC", b"-----BEGIN RSA PUBLIC")):
+        return "holds a public key; Adobe needs the private one"
+    return "is protected by a passphrase, which Adobe does not accept" if b"ENCRYPTED" in key[:200] else ""
+
+
+def _port(value: object) -> str:
+    is_port = value is None or (type(value) is int and 0 < value < 65536)
+    return "" if is_port else "must be a whole number from 1 to 65535"
+
+
+_WORD = _matches(r"\S+", "must not be empty and must not hold blanks")
+_LINE = _matches(r"[^\r\n]+", "must not be empty and must be one line")
+_HOST = _matches(r"[^\s/:@]+", "must be a host name or address, without sftp:// and port")
+_ABFSS = _matches(r"abfss://[^@/\s]+@[^@/\s]+/?", "must be abfss://{container}@{account}.dfs.core.windows.net")
+_AWS_KEY_ID = _matches(r"[A-Z2-7]{20}", "must be 20 characters out of A-Z and 2-7")
+_AWS_SECRET = _matches(r"[A-Za-z0-9/+]{40}", "must be 40 characters out of A-Z, a-z, 0-9, / and +")
+_AWS_ROLE = _matches(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+", "must be arn:aws:iam::{12 digits}:role/{name}")
+
+
+@_login
+class Login:
+    """How Adobe logs in to a storage account."""
+
+    #: Adobe's name for this way of logging in.
+    spec_name: ClassVar[str]
+    #: Airflow's connection types for this storage; those of another storage are refused, any further one is taken.
+    connection_types: ClassVar[tuple[str, ...]] = ()
+    #: The connection field that, once filled, chooses this login rather than the destination's first one.
+    chosen_by: ClassVar[str] = ""
+    #: Connection fields that must be empty, and why.
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for each, param in _params(type(self)):
+            value = getattr(self, each.name)
+            rule = param.broken_rule(value)
+            if rule:
+                raise InvalidArgument(f"{type(self).__name__}.{each.name}", Hidden(len(str(value))), rule)
+
+    @property
+    def account(self) -> str:
+        """Whose storage it opens, as far as the destination does not say it; nothing secret.
+
+        The name of a bucket means one place whatever the login is; that of a container or a path does not.
+        """
+        return ""
+
+    @classmethod
+    def adapted(cls, filled: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The filled fields of a connection, turned from Airflow's form into Adobe's."""
+        return filled
+
+
+_AWS_REFUSED = {
+    "extra.aws_session_token": "temporary AWS credentials end within hours, and Adobe has no field for them"
+}
+
+
+@_login
+class S3AccessKey(Login):
     """Access key of an AWS user. Adobe refuses key IDs with 0, 1, 8 or 9 in them, so also most made-up ones."""
 
-    access_key: str
-    secret_key: str = field(repr=False)
+    spec_name = "Access Key"
+    connection_types = ("aws",)
+    refused = _AWS_REFUSED
 
-    def __post_init__(self) -> None:
-        _demand(self, "access_key", r"[A-Z2-7]{20}", "must be 20 characters out of A-Z and 2-7")
-        _demand(self, "secret_key", r"[A-Za-z0-9/+]{40}", "must be 40 characters out of A-Z, a-z, 0-9, / and +")
-
-
-@dataclass(frozen=True)
-class S3AssumedRole:
-    """A role that trusts Adobe's AWS account 670664943635. Source: Amazon S3 catalogue page, "Assumed role"."""
-
-    role_arn: str
-
-    def __post_init__(self) -> None:
-        _demand(
-            self, "role_arn", r"arn:aws[a-z-]*:iam::\d{12}:role/\S+", "must be arn:aws:iam::{12 digits}:role/{name}"
-        )
+    access_key: str = _param("s3AccessKey", _AWS_KEY_ID, "login", "extra.aws_access_key_id")
+    secret_key: str = _param("s3SecretKey", _AWS_SECRET, "password", "extra.aws_secret_access_key", secret=True)
 
 
-@dataclass(frozen=True)
-class AzureConnectionString:
+@_login
+class S3AssumedRole(Login):
+    """A role that trusts Adobe's AWS account 670664943635. Source: catalogue, amazon-s3, "Assumed role"."""
+
+    spec_name = "Assumed Role"
+    connection_types = ("aws",)
+    chosen_by = "extra.role_arn"
+    refused: ClassVar = _AWS_REFUSED | dict.fromkeys(
+        ("login", "password", "extra.aws_access_key_id", "extra.aws_secret_access_key"),
+        "contradicts field extra.role_arn: give a role or an access key, not both",
+    )
+
+    role_arn: str = _param("s3Role", _AWS_ROLE, "extra.role_arn")
+
+
+@_login
+class AzureConnectionString(Login):
     """Connection string of a storage account, with its account key.
 
-    Adobe takes no shared access signature here. Source: Azure Blob catalogue page.
+    Adobe takes no shared access signature here. Source: catalogue, azure-blob.
     """
 
-    connection_string: str = field(repr=False)
+    spec_name = "ConnectionString"
+    connection_types = ("wasb",)
+    refused: ClassVar = {"extra.sas_token": "Adobe takes no shared access signature for exports"}
 
-    def __post_init__(self) -> None:
-        _demand(self, "connection_string", r"\S(.*\S)?", "must not be empty and must be one line")
-        if "sharedaccesssignature=" in self.connection_string.lower():
-            _refuse(self, "connection_string", "holds a shared access signature; Adobe wants the account key")
+    connection_string: str = _param(
+        "connectionString", _connection_string, "password", "extra.connection_string", secret=True
+    )
+
+    @property
+    def account(self) -> str:
+        parts = (part.partition("=") for part in self.connection_string.split(";"))
+        values = {name.strip().lower(): value.strip() for name, _, value in parts}
+        endpoint = values.get("blobendpoint", "").rstrip("/")
+        suffix = values.get("endpointsuffix", "core.windows.net")
+        name = values.get("accountname", "")
+        return endpoint or (name if suffix == "core.windows.net" else f"{name}.blob.{suffix}")
+
+    @classmethod
+    def adapted(cls, filled: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Airflow's wasb form: an account name and its key, which is Base64 and so holds "=" at its end only."""
+        if "extra.connection_string" in filled:
+            return {name: value for name, value in filled.items() if name != "password"}
+        name, key = filled.get("login"), str(filled.get("password", ""))
+        if not name or not key or "=" in key.rstrip("="):
+            return filled
+        parts = ("DefaultEndpointsProtocol=https", f"AccountName={name}", f"AccountKey={key}")
+        return {**filled, "password": ";".join((*parts, "EndpointSuffix=core.windows.net"))}
 
 
-@dataclass(frozen=True)
-class AdlsServicePrincipal:
+@_login
+class AdlsServicePrincipal(Login):
     """A service principal; `url` is abfss://{container}@{account}.dfs.core.windows.net."""
 
-    url: str
-    tenant: str
-    client_id: str
-    client_secret: str = field(repr=False)
+    spec_name = "Azure Service Principal Auth"
+    connection_types = ("adls", "azure_data_lake")
 
-    def __post_init__(self) -> None:
-        rule = "must be abfss://{container}@{account}.dfs.core.windows.net"
-        _demand(self, "url", r"abfss://[^@/\s]+@[^@/\s]+/?", rule)
-        for name in ("tenant", "client_id", "client_secret"):
-            _demand(self, name, r"\S+", "must not be empty and must not hold blanks")
+    url: str = _param("url", _ABFSS, "extra.url", "host")
+    tenant: str = _param("tenant", _WORD, "extra.tenant_id", "extra.tenant")
+    client_id: str = _param("servicePrincipalId", _WORD, "login")
+    client_secret: str = _param("servicePrincipalKey", _WORD, "password", secret=True)
+
+    @property
+    def account(self) -> str:
+        return self.url.rstrip("/")
 
 
-@dataclass(frozen=True)
-class GcsHmacKey:
+@_login
+class GcsHmacKey(Login):
     """HMAC key of a Google service account; a service account's JSON key file is something else."""
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
+    spec_name = "Google Cloud Storage authentication credentials"
+    connection_types = ("google_cloud_platform",)
 
-    def __post_init__(self) -> None:
-        for name in ("access_key_id", "secret_access_key"):
-            _demand(self, name, r"\S+", "must not be empty and must not hold blanks")
+    access_key_id: str = _param("accessKeyId", _WORD, "login")
+    secret_access_key: str = _param("secretAccessKey", _WORD, "password", secret=True)
 
 
-@dataclass(frozen=True)
-class SftpPassword:
+@_login
+class _SftpLogin(Login):
+    """A user of a server. The specs of 2023 have no `port`; source: catalogue, sftp; an integer in the OpenAPI."""
+
+    connection_types = ("sftp", "ssh")
+    refused: ClassVar = {
+        "extra.key_file": "the key file is not read; put the key itself into extra.private_key",
+        "extra.private_key_passphrase": "Adobe accepts no key with a passphrase",
+    }
+
+    domain: str = _param("domain", _HOST, "host")
+    username: str = _param("username", _LINE, "login")
+    port: int | None = field(default=None, kw_only=True, metadata={"param": Param("port", _port, ("port",))})
+
+    @property
+    def account(self) -> str:
+        return f"{self.username}@{self.domain}:{self.port or 22}"
+
+
+@_login
+class SftpPassword(_SftpLogin):
     """User name and password; without `port` Adobe takes its default."""
 
-    domain: str
-    username: str
-    password: str = field(repr=False)
-    port: int | None = None
+    spec_name = "SFTP with Password"
 
-    def __post_init__(self) -> None:
-        _demand_server(self)
-        _demand(self, "password", r"[^\r\n]+", "must not be empty and must be one line")
+    password: str = _param("password", _LINE, "password", secret=True)
 
 
-@dataclass(frozen=True)
-class SftpSshKey:
+@_login
+class SftpSshKey(_SftpLogin):
     """User name and private key: `ssh_key` is the Base64 form of an RSA key in PEM, without passphrase."""
 
-    domain: str
-    username: str
-    ssh_key: str = field(repr=False)
-    port: int | None = None
+    spec_name = "SFTP with SSH Key"
+    chosen_by = "extra.private_key"
+    refused: ClassVar = _SftpLogin.refused | {
+        "password": "contradicts field extra.private_key: give a password or a key, not both"
+    }
 
-    def __post_init__(self) -> None:
-        _demand_server(self)
-        rule = "must be the Base64 form of a private key's PEM text"
-        _demand(self, "ssh_key", r"[A-Za-z0-9+/]+={0,2}", rule)
-        try:
-            key = base64.b64decode(self.ssh_key, validate=True)
-        except binascii.Error:
-            key = b""
-        if not key:
-            _refuse(self, "ssh_key", rule)
-        if key.startswith((b"ssh-", b"-----BEGIN PUBLIC", b"-----BEGIN RSA PUBLIC")):
-            _refuse(self, "ssh_key", "holds a public key; Adobe needs the private one")
-        if b"ENCRYPTED" in key[:200]:
-            _refuse(self, "ssh_key", "is protected by a passphrase, which Adobe does not accept")
+    ssh_key: str = _param("sshKey", _private_key, "extra.private_key", secret=True)
+
+    @classmethod
+    def adapted(cls, filled: Mapping[str, Any]) -> Mapping[str, Any]:
+        """PEM text becomes Base64, without the line breaks that the command `base64` makes."""
+        key = str(filled.get("extra.private_key", ""))
+        if key.lstrip().startswith("-----BEGIN"):
+            key = base64.b64encode(key.strip().encode() + b"\n").decode()
+        return {**filled, "extra.private_key": "".join(key.split())} if key else filled
 
 
-Credential = (
-    S3AccessKey | S3AssumedRole | AzureConnectionString | AdlsServicePrincipal | GcsHmacKey | SftpPassword | SftpSshKey
-)
+_ALL = (S3AccessKey, S3AssumedRole, AzureConnectionString, AdlsServicePrincipal, GcsHmacKey, SftpPassword, SftpSshKey)
+#: By the names that the destinations' rows give them.
+LOGINS: Mapping[str, type[Login]] = {each.__name__: each for each in _ALL}
 
 
-def auth(credential: Credential) -> dict[str, Any]:
+def auth(login: Login) -> dict[str, Any]:
     """The `auth` member of a base connection: {"specName": "Access Key", "params": {"s3AccessKey": …}}. Holds secrets.
 
-    Source: Export datasets tutorial, "Create base connection"; "Assumed Role" from the Amazon S3 catalogue page.
+    Source: tutorial, "Create base connection".
     """
-    params: dict[str, Any]
-    match credential:
-        case S3AccessKey():
-            name = "Access Key"
-            params = {"s3AccessKey": credential.access_key, "s3SecretKey": credential.secret_key}
-        case S3AssumedRole():
-            name = "Assumed Role"
-            params = {"s3Role": credential.role_arn}
-        case AzureConnectionString():
-            name = "ConnectionString"
-            params = {"connectionString": credential.connection_string}
-        case AdlsServicePrincipal():
-            name = "Azure Service Principal Auth"
-            params = {
-                "url": credential.url,
-                "tenant": credential.tenant,
-                "servicePrincipalId": credential.client_id,
-                "servicePrincipalKey": credential.client_secret,
-            }
-        case GcsHmacKey():
-            name = "Google Cloud Storage authentication credentials"
-            params = {"accessKeyId": credential.access_key_id, "secretAccessKey": credential.secret_access_key}
-        case SftpPassword():
-            name = "SFTP with Password"
-            params = {"domain": credential.domain, "username": credential.username, "password": credential.password}
-        case SftpSshKey():
-            name = "SFTP with SSH Key"
-            params = {"domain": credential.domain, "username": credential.username, "sshKey": credential.ssh_key}
-    # An integer, as in Adobe's OpenAPI document; left out by default, since the specs of 2023 have no port.
-    if isinstance(credential, SftpPassword | SftpSshKey) and credential.port is not None:
-        params["port"] = credential.port
-    return {"specName": name, "params": params}
+    values = ((param.name, getattr(login, each.name)) for each, param in _params(type(login)))
+    return {"specName": login.spec_name, "params": {name: value for name, value in values if value is not None}}
 
 
-def account(credential: Credential) -> str:
-    """Whose storage a login opens, where the destination does not say it; nothing secret.
+def account_in(params: Mapping[str, Any]) -> str:
+    """`Login.account`, from the `auth.params` that Adobe shows of a base connection; "" where it shows none.
 
-    Names of buckets mean one place whatever the login is; containers and paths do not.
+    What Adobe masks has not the form of an address, so it counts as not shown. A port may be missing.
     """
-    match credential:
-        case AzureConnectionString():
-            parts = (part.partition("=") for part in credential.connection_string.split(";"))
-            given = {name.strip().lower(): value.strip() for name, _, value in parts}
-            endpoint = given.get("blobendpoint", "").rstrip("/")
-            suffix = given.get("endpointsuffix", "core.windows.net")
-            name = given.get("accountname", "")
-            return endpoint or (name if suffix == "core.windows.net" else f"{name}.blob.{suffix}")
-        case AdlsServicePrincipal():
-            return credential.url.rstrip("/")
-        case SftpPassword() | SftpSshKey():
-            return f"{credential.username}@{credential.domain}:{credential.port or 22}"
+    url, host, user = (str(params.get(name) or "") for name in ("url", "domain", "username"))
+    if re.fullmatch(r"abfss://[\w.-]+@[\w.-]+/?", url):
+        return url.rstrip("/")
+    if re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and re.fullmatch(r"[\w.@+-]+", user):
+        return f"{user}@{host}:{params['port']}" if params.get("port") else f"{user}@{host}"
     return ""
 
 
-def secrets(credential: Credential) -> tuple[str, ...]:
+def secrets(login: Login) -> tuple[str, ...]:
     """The texts to mask in logs: every secret field, and the parts of it that could be printed alone."""
-    found = [getattr(credential, member.name) for member in fields(credential) if not member.repr]
+    found = [getattr(login, each.name) for each in fields(login) if not each.repr]
     return (*found, *(part for secret in found for part in parts_of(secret) if part))
-
-
-#: Airflow's own connection types, where they say which storage is meant; any other type (such as generic) is taken.
-_LOGIN_OF_TYPE = {
-    "aws": "S3AccessKey",
-    "wasb": "AzureConnectionString",
-    "adls": "AdlsServicePrincipal",
-    "azure_data_lake": "AdlsServicePrincipal",
-    "google_cloud_platform": "GcsHmacKey",
-    "sftp": "SftpPassword",
-    "ssh": "SftpPassword",
-}
 
 
 def login_from_connection(
@@ -244,145 +308,42 @@ def login_from_connection(
     password: str | None,
     port: int | None,
     extra: Mapping[str, Any],
-) -> Credential:
+) -> Login:
     """The login that an Airflow connection holds, for a destination that accepts `logins` (`DestinationType.logins`).
-
-    | destination | fields |
-    | --- | --- |
-    | Amazon S3 | login, password (or extra aws_access_key_id, aws_secret_access_key); or extra role_arn alone |
-    | Azure Blob | extra connection_string, or password holding one, or login and password (account and key) |
-    | ADLS Gen2 | host or extra url, extra tenant_id, login (client ID), password (client secret) |
-    | Google Cloud Storage | login (HMAC access ID), password (HMAC secret) |
-    | SFTP | host, login, password or extra private_key (PEM text, or Base64 of it), port |
 
     Raises:
         InvalidArgument: a field is missing, wrong or contradicts another; names connection and field, never a value.
     """
     if not logins:
         raise InvalidArgument("destination_conn_id", conn_id, "this destination takes no login: leave the argument out")
-    if _LOGIN_OF_TYPE.get(conn_type or "", logins[0]) not in logins:
+    accepted = [LOGINS[name] for name in logins]
+    of_type = [each for each in LOGINS.values() if conn_type in each.connection_types]
+    if of_type and not set(of_type) & set(accepted):
         rule = f"is for another storage; this destination takes {' or '.join(logins)}"
         raise InvalidArgument(f"connection {conn_id!r}, field conn_type", conn_type, rule)
-    given = {"host": host, "login": login, "password": password, "port": port}
-    connection = _Connection(conn_id, given | {f"extra.{name}": value for name, value in extra.items()})
-    match logins[0]:
-        case "S3AccessKey":
-            return _s3_login(connection)
-        case "AzureConnectionString":
-            return _azure_login(connection)
-        case "AdlsServicePrincipal":
-            return connection.credential(
-                AdlsServicePrincipal,
-                url=("extra.url", "host"),
-                tenant=("extra.tenant_id", "extra.tenant"),
-                client_id=("login",),
-                client_secret=("password",),
-            )
-        case "GcsHmacKey":
-            return connection.credential(GcsHmacKey, access_key_id=("login",), secret_access_key=("password",))
-        case _:
-            return _sftp_login(connection)
+    connection = {"host": host, "login": login, "password": password, "port": port}
+    connection |= {f"extra.{name}": value for name, value in extra.items()}
+    filled = {name: value for name, value in connection.items() if value not in (None, "")}
 
+    def error(name: str, rule: str) -> InvalidArgument:
+        value = Hidden(len(str(filled[name]))) if name in filled else None
+        return InvalidArgument(f"connection {conn_id!r}, field {name}", value, rule)
 
-T = TypeVar("T", bound=Credential)
-
-
-class _Connection:
-    """The filled fields of one connection, by the names under which a user knows them: "login", "extra.role_arn"."""
-
-    def __init__(self, conn_id: str, given: Mapping[str, Any]) -> None:
-        self.conn_id = conn_id
-        self.given = {name: value for name, value in given.items() if value not in (None, "")}
-
-    def error(self, name: str, rule: str) -> InvalidArgument:
-        value = Hidden(len(str(self.given[name]))) if name in self.given else None
-        return InvalidArgument(f"connection {self.conn_id!r}, field {name}", value, rule)
-
-    def unwanted(self, rule: str, *names: str) -> None:
-        for name in names:
-            if name in self.given:
-                raise self.error(name, rule)
-
-    def source(self, *names: str) -> str | None:
-        """Which of several fields for one thing is filled."""
-        filled = [name for name in names if name in self.given]
-        if len({str(self.given[name]) for name in filled}) > 1:
-            raise self.error(filled[1], f"contradicts field {filled[0]}: fill one of them")
-        return filled[0] if filled else None
-
-    def credential(self, kind: type[T], /, **sources: tuple[str, ...]) -> T:
-        """A credential whose members come from the named fields; a port may be missing, nothing else."""
-        chosen = {member: self.source(*names) for member, names in sources.items()}
-        for member, name in chosen.items():
-            if name is None and member != "port":
-                raise self.error(sources[member][0], f"is missing; {kind.__name__} needs it as {member}")
-        try:
-            return kind(**{member: self.given[name] for member, name in chosen.items() if name})
-        except InvalidArgument as error:
-            member = error.argument.rpartition(".")[2]
-            raise self.error(chosen[member] or member, error.rule) from None
-
-
-def _s3_login(connection: _Connection) -> Credential:
-    connection.unwanted(
-        "temporary AWS credentials end within hours, and Adobe has no field for them", "extra.aws_session_token"
-    )
-    keys = ("login", "password", "extra.aws_access_key_id", "extra.aws_secret_access_key")
-    if connection.source("extra.role_arn"):
-        connection.unwanted("contradicts field extra.role_arn: give a role or an access key, not both", *keys)
-        return connection.credential(S3AssumedRole, role_arn=("extra.role_arn",))
-    return connection.credential(
-        S3AccessKey,
-        access_key=("login", "extra.aws_access_key_id"),
-        secret_key=("password", "extra.aws_secret_access_key"),
-    )
-
-
-def _azure_login(connection: _Connection) -> Credential:
-    connection.unwanted("Adobe takes no shared access signature for exports", "extra.sas_token")
-    if "extra.connection_string" in connection.given:
-        return connection.credential(AzureConnectionString, connection_string=("extra.connection_string",))
-    account, password = connection.given.get("login"), str(connection.given.get("password", ""))
-    if account and password and "=" not in password.rstrip("="):
-        # Airflow's wasb form: an account name and its key, which is Base64 and so holds "=" at its end only.
-        connection.given["password"] = (
-            f"DefaultEndpointsProtocol=https;AccountName={account};AccountKey={password};EndpointSuffix=core.windows.net"
-        )
-    return connection.credential(AzureConnectionString, connection_string=("password",))
-
-
-def _sftp_login(connection: _Connection) -> Credential:
-    connection.unwanted("the key file is not read; put the key itself into extra.private_key", "extra.key_file")
-    connection.unwanted("Adobe accepts no key with a passphrase", "extra.private_key_passphrase")
-    if "extra.private_key" not in connection.given:
-        return connection.credential(
-            SftpPassword, domain=("host",), username=("login",), password=("password",), port=("port",)
-        )
-    connection.unwanted("contradicts field extra.private_key: give a password or a key, not both", "password")
-    key = str(connection.given["extra.private_key"])
-    if key.lstrip().startswith("-----BEGIN"):
-        key = base64.b64encode(key.strip().encode() + b"\n").decode()
-    # The command line tool base64 breaks its output into lines.
-    connection.given["extra.private_key"] = "".join(key.split())
-    return connection.credential(
-        SftpSshKey, domain=("host",), username=("login",), ssh_key=("extra.private_key",), port=("port",)
-    )
-
-
-def _demand(credential: object, name: str, pattern: str, rule: str) -> None:
-    value = getattr(credential, name)
-    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
-        _refuse(credential, name, rule)
-
-
-def _demand_server(credential: SftpPassword | SftpSshKey) -> None:
-    _demand(credential, "domain", r"[^\s/:@]+", "must be a host name or address, without sftp:// and port")
-    _demand(credential, "username", r"[^\r\n]+", "must not be empty and must be one line")
-    port = credential.port
-    if port is not None and (type(port) is not int or not 0 < port < 65536):
-        _refuse(credential, "port", "must be a whole number from 1 to 65535")
-
-
-def _refuse(credential: object, name: str, rule: str) -> None:
-    value = Hidden(len(str(getattr(credential, name))))
-    raise InvalidArgument(f"{type(credential).__name__}.{name}", value, rule)
+    login_type = next((one for one in accepted if one.chosen_by in filled), accepted[0])
+    for name, reason in login_type.refused.items():
+        if name in filled:
+            raise error(name, reason)
+    adapted = login_type.adapted(filled)
+    sources: dict[str, str] = {}
+    for each, param in _params(login_type):
+        found = [name for name in param.sources if name in adapted]
+        if len({str(adapted[name]) for name in found}) > 1:
+            raise error(found[1], f"contradicts field {found[0]}: fill one of them")
+        if found:
+            sources[each.name] = found[0]
+        elif each.default is MISSING:
+            raise error(param.sources[0], f"is missing; {login_type.__name__} needs it as {each.name}")
+    try:
+        return login_type(**{name: adapted[source] for name, source in sources.items()})
+    except InvalidArgument as broken:
+        raise error(sources[broken.argument.rpartition(".")[2]], broken.rule) from None

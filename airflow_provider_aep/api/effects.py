@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Call(Generic[T]):
     """One request to Adobe and how to read its reply; nothing is sent until a session runs it.
 
-    `path` is relative to the Flow Service unless it starts with /data. `read` is None where the reply is not looked at.
+    `path` is relative to the Flow Service unless it starts with /data. `read` is None if the reply does not matter.
     """
 
     method: str
@@ -21,7 +21,7 @@ class Call(Generic[T]):
     read: Callable[[Any], T] | None = None
     query: Sequence[tuple[str, str]] = ()
     body: Any = field(default=None, repr=False)  # a base connection's holds a secret
-    headers: Mapping[str, str] = field(default_factory=dict)  # "" leaves out one that is sent otherwise
+    headers: Mapping[str, str] = field(default_factory=dict)  # "" leaves out a default one
     repeatable: bool = False  # may be sent twice without doing anything twice
 
     def __iter__(self) -> Procedure[T]:
@@ -41,14 +41,14 @@ class Sleep:
 
 @dataclass(frozen=True)
 class ServerTime:
-    """Adobe's present time in milliseconds since 1970 UTC, as its last reply told it."""
+    """Adobe's time in milliseconds since 1970 UTC, reckoned from its last reply."""
 
 
 @dataclass(frozen=True)
 class Gather:
-    """Procedures that do not depend on one another: run side by side, answered by the list of their results.
+    """Procedures that do not depend on one another, to run side by side; answered by the list of their results.
 
-    All are run to their end before a failure of one is raised, so that it is known what was made.
+    All of them end before the failure of one is raised, so that it is known what was created.
     """
 
     procedures: Sequence[Procedure[Any]]
@@ -59,13 +59,13 @@ Procedure = Generator[Effect, Any, T]
 
 
 def gather(*procedures: Procedure[Any] | None) -> Procedure[list[Any]]:
-    """Run procedures side by side; None answers None, and a single one costs no thread and no task."""
-    given = [procedure for procedure in procedures if procedure is not None]
-    if len(given) > 1:
-        results: list[Any] = yield Gather(given)
+    """The results of procedures run side by side, None for None; a single one costs no thread and no task."""
+    present = [procedure for procedure in procedures if procedure is not None]
+    if len(present) > 1:
+        results: list[Any] = yield Gather(present)
     else:
         results = []
-        for procedure in given:
+        for procedure in present:
             results.append((yield from procedure))
     remaining = iter(results)
     return [None if procedure is None else next(remaining) for procedure in procedures]

@@ -1,4 +1,11 @@
-"""What Adobe keeps: datasets, connections, dataflows and flow runs, as far as an export needs them."""
+"""What Adobe keeps: datasets, connections, dataflows and flow runs, as far as an export needs them.
+
+Times are in milliseconds since 1970 UTC. Sources, by the names used below:
+destinations OpenAPI: https://developer.adobe.com/experience-platform-apis/references/destinations/
+flow-service OpenAPI: https://developer.adobe.com/experience-platform-apis/references/flow-service/
+error catalogue: https://experienceleague.adobe.com/en/docs/experience-platform/sources/errors/flow-service-errors
+UI guide: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/ui/activate/export-datasets
+"""
 
 from __future__ import annotations
 
@@ -18,8 +25,8 @@ DataflowId = NewType("DataflowId", str)
 FlowRunId = NewType("FlowRunId", str)
 
 
-#: The state of an entity that a DELETE has been accepted for, and that may still be listed. Source: Flow Service error
-#: catalogue, 1456 to 1458.
+#: The state of an entity whose deletion Adobe has accepted, and which may still be listed.
+#: Source: error catalogue, 1456 to 1458.
 VANISHING = "delete-finalizing"
 
 
@@ -35,7 +42,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What connections and dataflows have in common. Times are in milliseconds since 1970 UTC."""
+    """What connections and dataflows have in common."""
 
     id: str
     name: str
@@ -49,8 +56,10 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class BaseConnection(Entity):
-    """A login at a storage account; of `auth` is read the name of its spec and, where Adobe tells it, which account it
-    opens (as `credentials.account` writes it), nothing that may be a secret.
+    """A login at a storage account.
+
+    Of its `auth` only the spec's name is read, and which account it opens, if Adobe shows that (see `Login.account`):
+    nothing that may be a secret.
     """
 
     auth_spec: str = ""
@@ -76,8 +85,8 @@ class TargetConnection(Entity):
 class Dataflow(Entity):
     """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds.
 
-    `schedule_changed_ms` and `source_changed_ms` are when the schedule and the source connection were last changed, in
-    milliseconds since 1970 UTC; 0 where Adobe does not tell, which it does of the last operation only.
+    `schedule_changed_ms` and `source_changed_ms` are when the schedule and the source connection were last changed; 0
+    if unknown, since Adobe shows only the last operation.
     """
 
     source_connection_id: SourceConnectionId = SourceConnectionId("")
@@ -88,7 +97,7 @@ class Dataflow(Entity):
 
 
 class RunStatus(StrEnum):
-    """How far a flow run is. Adobe has no word for a partial success; see `FlowRun.is_partial`."""
+    """How far a flow run is. Adobe has no word for a partial success: see `FlowRun.is_partial`."""
 
     RUNNING = "running"
     SUCCEEDED = "success"
@@ -96,18 +105,18 @@ class RunStatus(StrEnum):
     UNKNOWN = "unknown"  # it has ended, with a word that is in none of Adobe's documents
 
 
-# Source: destinations OpenAPI (schema "Success", samples "success"), flow-service OpenAPI (StatusDTO), compared in
-# lower case because Adobe uses both.
+# Source: destinations OpenAPI, GET /runs (schema "Success", examples "success"); flow-service OpenAPI, StatusDTO.
+# Compared in lower case, since Adobe uses both.
 _SUCCEEDED = frozenset({"success", "completed", "partial_success"})
 _FAILED = frozenset({"failed", "failure", "partial_failure", "canceled", "cancelled", "aborted", "error"})
 _RUNNING = frozenset({"", "processing", "waiting", "in_progress", "inprogress", "queued", "scheduled", "started"})
 
 
 def run_status(text: str | None, *, ended: bool) -> RunStatus:
-    """Judge Adobe's `statusSummary.status`, the only place where that is done.
+    """Judge Adobe's `statusSummary.status`; nobody else does.
 
     A run in progress may have no status at all. A word we do not know means "running" while the run has no end time
-    (the wait then ends by its deadline at the latest) and `UNKNOWN`, which fails the wait loudly, once it has one.
+    (its deadline then ends the wait at the latest) and `UNKNOWN`, which fails the wait, once it has one.
     """
     word = (text or "").lower()
     if word in _SUCCEEDED:
@@ -120,7 +129,7 @@ def run_status(text: str | None, *, ended: bool) -> RunStatus:
 
 
 def is_known_status(text: str) -> bool:
-    """Whether the word is in Adobe's documents; one that is not is worth a warning."""
+    """Whether the word is in Adobe's documents; any other is worth a warning."""
     return text.lower() in _SUCCEEDED | _FAILED | _RUNNING
 
 
@@ -134,10 +143,10 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
-    """One execution of a dataflow. Times in milliseconds since 1970 UTC; a number that Adobe did not give is None.
+    """One execution of a dataflow. A number that Adobe does not give is None.
 
-    Adobe says of the numbers of dataset runs that they may be combined with those of profile exports: report them,
-    never rely on them (UI guide, known limitations).
+    Report the numbers, never rely on them: those of dataset runs may be combined with those of profile exports.
+    Source: UI guide, "Known limitations".
     """
 
     id: FlowRunId
@@ -163,12 +172,12 @@ class FlowRun:
 
     @property
     def is_partial(self) -> bool:
-        """Adobe calls it a success, and yet names errors or failed records."""
+        """Adobe calls it a success, yet lists errors or failed records."""
         return self.status is RunStatus.SUCCEEDED and bool(self.errors or self.failed_records)
 
     @property
     def is_empty(self) -> bool:
-        """A success that read and wrote nothing, as an increment without changes does."""
+        """A success that read and wrote nothing, such as an increment without changes."""
         return (
             self.status is RunStatus.SUCCEEDED
             and not self.is_partial
@@ -193,7 +202,7 @@ class FlowRun:
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> FlowRun:
-        """Raises TypeError or ValueError where the event is not what `as_event` makes."""
+        """Raises LookupError, TypeError or ValueError if the event is not one of `as_event`."""
         errors = tuple(RunError(*each) for each in event["errors"])
         return cls(**{**event, "status": RunStatus(event["status"]), "errors": errors})
 
@@ -225,20 +234,20 @@ def _iso(moment_ms: int | None) -> str | None:
 
 
 def is_meant(dataflow: str, created_ms: int, *, of: str, since_ms: int, until_ms: int | None) -> bool:
-    """Whether a run may be waited for: of the dataflow `of`, created at or after `since_ms` and before `until_ms`.
+    """Whether a run is of the dataflow `of` and was created at or after `since_ms` and before `until_ms`.
 
-    A run that names no dataflow never is, since nobody can tell whose it is.
+    A run that names no dataflow is of none.
     """
     return dataflow == of and since_ms <= created_ms and (until_ms is None or created_ms < until_ms)
 
 
-def awaited_run(
+def earliest_run(
     runs: Iterable[FlowRun], *, dataflow_id: DataflowId, since_ms: int, until_ms: int | None = None
 ) -> FlowRun | None:
-    """The earliest run that is meant, finished or not; times in milliseconds since 1970 UTC.
+    """The earliest run of a dataflow in a span of time, finished or not.
 
-    Earliest, not latest: clearing yesterday's task finds yesterday's run. A run that failed is returned as it is;
-    passing over it in silence would make the task wait for the next slot.
+    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run is returned as well: passing
+    over it in silence would make the task wait for the next slot.
     """
     return min(
         (

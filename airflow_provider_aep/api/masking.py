@@ -10,7 +10,7 @@ from typing import Any
 
 #: A shorter text is hidden only where it stands alone: within words it would blot out harmless ones.
 _SHORTEST_WITHIN = 6
-#: A line of a key that is worth hiding by itself; the lines around it say only what kind of key it is.
+#: A line of a key that is worth hiding by itself; the lines around it only name the type of key.
 _SHORTEST_LINE = 16
 _BACKSLASHES = r"(?:\\|%(?:25)*5[cC]|&#0*92;)+"
 # A reply's blanks may have been put together, so one stands for several, in whatever way each is written.
@@ -69,7 +69,7 @@ def logins_in(body: Any) -> Iterator[str]:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, member in value.items():
-            if name != "specName":  # which kind of login it is; Adobe's words about it have to stay readable
+            if name != "specName":  # names the way of logging in; Adobe's words about it must stay readable
                 yield from _texts(member)
     elif isinstance(value, str):
         yield value

@@ -12,7 +12,7 @@ from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
 from airflow_provider_aep.api.calls import DATAFLOWS, Collection
 from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, awaited_run
+from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, earliest_run
 from airflow_provider_aep.api.runs.slots import Aim, Ending, aim_of_one_time, ending, when
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
 from airflow_provider_aep.errors import (
@@ -114,9 +114,9 @@ def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object], s
 # Which step of the way an error code stands for. Source: gateway codes of the troubleshooting guide; Flow Service error
 # catalogue, 2000 to 2121.
 _STEPS = {
-    "organisation": ("400003", "2000", "2001", "2002", "403027"),
-    "API key": ("403000", "403003"),
-    "sandbox": ("2100", "2101", "2102", "2103", "2104", "2105", "2106", "2107", "2108", "2111", "2112", "2113"),
+    "organisation": (400003, 2000, 2001, 2002, 403027),
+    "API key": (403000, 403003),
+    "sandbox": (2100, 2101, 2102, 2103, 2104, 2105, 2106, 2107, 2108, 2111, 2112, 2113),
 }
 
 
@@ -140,8 +140,7 @@ def check_access(sandbox_name: str) -> Procedure[tuple[bool, str]]:
 
 
 def _step_of(error: ReplyError) -> str:
-    number = error.code.removeprefix("FLOW-").partition("-")[0]
-    named = next((step for step, codes in _STEPS.items() if number in codes), "")
+    named = next((step for step, numbers in _STEPS.items() if error.number in numbers), "")
     if named:
         return f"The {named}"
     if error.request.endswith(TOKEN_PATH):
@@ -161,7 +160,7 @@ def find_run(
     items = yield from all_items(
         calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: _reaches_back(items, since_ms)
     )
-    return awaited_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
+    return earliest_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
 
 
 class Sight(NamedTuple):

@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from airflow_provider_aep.api.credentials import Hidden
-from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.errors import Hidden, InvalidArgument
 
 GATEWAY = "https://platform.adobe.io"
 IMS = "https://ims-na1.adobelogin.com"
-# Source: Adobe developer console, "OAuth server-to-server credential", scopes of the Experience Platform API.
+# Source: Adobe developer console, OAuth server-to-server credential with the Experience Platform API.
 SCOPES = "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext"
 
 
@@ -31,10 +30,10 @@ class Settings:
     ims: str = IMS
     scopes: str = SCOPES
     connect_seconds: float = 10
-    read_seconds: float = 65  # the gateway cuts a call at about 60 s
+    read_seconds: float = 65  # Adobe's gateway cuts a call at about 60 s
     max_retry_after_seconds: float = 300
     attempts: int = 6
-    # How long an entity may exist before lists show it; Adobe documents nothing, so this is a guess to be generous.
+    # How long an entity may exist before lists show it. Adobe documents nothing; this is a generous guess.
     visibility_seconds: float = 10
 
     def __post_init__(self) -> None:
@@ -71,12 +70,12 @@ class Settings:
 
     @property
     def who(self) -> tuple[str, str, str]:
-        """What one access token is good for: address of IMS, client ID and scopes."""
+        """Whom an access token stands for: address of IMS, client ID and scopes."""
         return (self.ims, self.client_id, self.scopes)
 
     @property
     def where(self) -> tuple[str, str, str, str]:
-        """What one list of flow runs is good for: gateway, organisation, sandbox and credential."""
+        """Whose flow runs a list holds: gateway, organisation, sandbox and client ID."""
         return (self.gateway, self.org_id, self.sandbox_name, self.client_id)
 
 

@@ -1,13 +1,17 @@
-"""JSON <-> entities: field names, letter case, units and pages, as Adobe writes them."""
+"""JSON -> entities: field names, letter case, units and pages, as Adobe writes them.
+
+Times are in milliseconds since 1970 UTC, but for those inside `scheduleParams`, which are in seconds. Sources:
+destinations OpenAPI: https://developer.adobe.com/experience-platform-apis/references/destinations/
+monitoring guide: https://experienceleague.adobe.com/en/docs/experience-platform/dataflows/api/monitor
+"""
 
 from __future__ import annotations
 
 import functools
-import json
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
+from airflow_provider_aep.api.credentials import account_in
 from airflow_provider_aep.api.entities import (
     BaseConnection,
     BaseConnectionId,
@@ -27,24 +31,26 @@ from airflow_provider_aep.api.entities import (
 from airflow_provider_aep.errors import UnexpectedReply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
 
 T = TypeVar("T")
-_MOST_CHARACTERS = 1000
 
 
 class Page(NamedTuple):
-    """A page of a list as Adobe sent it, and the reference to the next one ("" after the last)."""
+    """A page of a list as Adobe sent it, and the address of the next one ("" after the last)."""
 
     items: list[dict[str, Any]]
     next_href: str
 
 
 def read_page(reply: Mapping[str, Any]) -> Page:
-    """`{"items": […], "_links": {"next": {"href": …}}}`; `_links` may be empty or missing on the last page.
+    """Read `{"items": […], "_links": {"next": {"href": …}}}`; `_links` may be empty or missing on the last page.
 
-    Every item has an ID. What else it lacks shows when it is read.
+    Only the IDs of the items are checked here.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is no page, or an item has no ID.
     """
     items = [dict(item) for item in reply["items"]]
     if not all(item["id"] for item in items):
@@ -54,47 +60,47 @@ def read_page(reply: Mapping[str, Any]) -> Page:
 
 
 def continuation_token(href: str) -> str:
-    """The token inside a `next` reference, to see whether it repeats. Tokens may hold `=`, `+` and `/`."""
+    """The token in the address of a next page, to see whether it repeats. Tokens may hold `=`, `+` and `/`."""
     query = href.partition("?")[2].partition("#")[0]
     return "".join(parse_qs(query).get("continuationToken", [href]))
 
 
-class NothingThere(LookupError):
-    """A GET by ID that was answered by an empty list."""
+class EmptyList(LookupError):
+    """A GET by ID was answered by an empty list."""
 
 
 def read_one(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """A GET by ID answers `{"items": [entity]}`; a bare entity is read as well.
+    """Read the reply to a GET by ID, `{"items": [entity]}`; a bare entity is read as well.
 
     Raises:
-        NothingThere: the list is empty.
-        ValueError: it holds several, so which is meant is not known.
+        EmptyList: Adobe knows no such entity.
+        ValueError: it holds several, so it is unknown which is meant.
     """
     items = reply.get("items")
     if items is None:
         return dict(reply)
     if not items:
-        raise NothingThere("the list of the one is empty")
+        raise EmptyList("Adobe answers with an empty list")
     if len(items) > 1:
         raise ValueError(f"{len(items)} items where one is expected")
     return dict(items[0])
 
 
 def _reader(title: str) -> Callable[[Callable[[Mapping[str, Any]], T]], Callable[[Mapping[str, Any]], T]]:
-    """An entity that cannot be read, alone or in a list, is Adobe's surprise and no KeyError of ours."""
+    """Make an entity that cannot be read, alone or in a list, an UnexpectedReply rather than our KeyError."""
 
-    def careful(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    def decorate(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
         @functools.wraps(read)
-        def reading(raw: Mapping[str, Any]) -> T:
+        def checked(raw: Mapping[str, Any]) -> T:
             try:
                 return read(raw)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                why = f"lacks what it must hold ({type(error).__name__}: {error})"
-                raise UnexpectedReply(f"a {title} in Adobe's reply", message=why) from error
+                reason = f"lacks what it must hold ({type(error).__name__}: {error})"
+                raise UnexpectedReply(f"a {title} in Adobe's reply", message=reason) from error
 
-        return reading
+        return checked
 
-    return careful
+    return decorate
 
 
 def _common(raw: Mapping[str, Any], spec: str) -> dict[str, Any]:
@@ -116,18 +122,8 @@ def read_base_connection(raw: Mapping[str, Any]) -> BaseConnection:
     return BaseConnection(
         **_common(raw, "connectionSpec"),
         auth_spec=str(auth.get("specName") or ""),
-        account=_account(auth.get("params") or {}),
+        account=account_in(auth.get("params") or {}),
     )
-
-
-def _account(params: Mapping[str, Any]) -> str:
-    """Whose storage a login opens, if Adobe tells: what it masks has no form of an address, and counts as not told."""
-    url, host, user = (str(params.get(name) or "") for name in ("url", "domain", "username"))
-    if re.fullmatch(r"abfss://[\w.-]+@[\w.-]+/?", url):
-        return url.rstrip("/")
-    if re.fullmatch(r"[\w-]+(\.[\w-]+)+", host) and re.fullmatch(r"[\w.@+-]+", user):
-        return f"{user}@{host}:{params['port']}" if params.get("port") else f"{user}@{host}"
-    return ""
 
 
 @_reader("source connection")
@@ -160,7 +156,10 @@ def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
 
 
 def _changed_ms(member: str, operation: Any) -> int:
-    """When the last operation on a dataflow began, if it changed this member. Source: destinations OpenAPI, flows."""
+    """When the last operation on a dataflow began, if it changed this member, else 0.
+
+    Source: destinations OpenAPI, GET /flows, `lastOperation`.
+    """
     if not isinstance(operation, dict) or not isinstance(operation.get("ops"), list):
         return 0
     paths = [str(each.get("path")) for each in operation["ops"] if isinstance(each, dict)]
@@ -181,9 +180,10 @@ def read_dataset(raw: Mapping[str, Any]) -> Dataset:
 
 @_reader("flow run")
 def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
-    """A run as GET /runs lists it. Any part of `metrics` may be missing.
+    """Read a run as GET /runs lists it. Any part of `metrics` may be missing.
 
-    Adobe's schema names the end `stoppedAtUTC`, its samples `completedAtUTC`; both are read (destinations OpenAPI).
+    Source: destinations OpenAPI, GET /runs, whose schema calls the end `stoppedAtUTC` and whose examples call it
+    `completedAtUTC`; both are read.
     """
     metrics = raw.get("metrics") or {}
     duration = metrics.get("durationSummary") or {}
@@ -216,7 +216,7 @@ def _number(value: Any) -> int | None:
 
 
 def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Mapping[str, Any]) -> Iterator[RunError]:
-    """Errors stand in four places (destinations OpenAPI; monitoring guide); repetitions are dropped by the caller."""
+    """The errors of a run, some of them twice. Source of the four places: destinations OpenAPI; monitoring guide."""
     activities = [activity.get("statusSummary") or {} for activity in raw.get("activities") or []]
     for summary in [metrics.get("statusSummary") or {}, *activities]:
         for found in [*(summary.get("errors") or []), *((summary.get("extensions") or {}).get("errors") or [])]:
@@ -225,71 +225,6 @@ def _run_errors(raw: Mapping[str, Any], metrics: Mapping[str, Any], records: Map
         yield RunError(str(found.get("code") or ""), str(found.get("message") or ""))
 
 
-class Problem(NamedTuple):
-    """What an error reply says, whichever of Adobe's services wrote it; `shortened` makes it fit into a log."""
-
-    code: str
-    message: str
-    request_id: str
-
-
-def read_problem(body: bytes, *, status: int, request_id: str) -> Problem:
-    """Read any of the error shapes: gateway, Flow Service old and new, problem+json, error chain, IMS, HTML, nothing.
-
-    Source: section "Errors" of the OpenAPI documents, Flow Service error catalogue, IMS guide.
-    """
-    try:
-        raw = json.loads(body)
-    except (ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        return Problem("", _plain_text(body), request_id)
-    report = raw.get("report")
-    report = report if isinstance(report, dict) else {}
-    chain = raw.get("error-chain")
-    chain = chain if isinstance(chain, list) and chain else [{}]
-    kind = str(raw.get("type") or "")
-    code = _first(
-        raw.get("error_code"),
-        kind.rpartition("/errors/")[2] if "/errors/" in kind else "",
-        raw.get("errorCode"),
-        raw.get("error"),
-        chain[0].get("errorCode") if isinstance(chain[0], dict) else "",
-        status,
-    )
-    message = _first(
-        raw.get("message"),
-        _joined([str(raw[name]) for name in ("errorMessage", "errorDetails") if raw.get(name)]),
-        report.get("detailed-message"),
-        raw.get("detail"),
-        raw.get("title"),
-        raw.get("error_description"),
-    )
-    return Problem(code, message, _first(report.get("request-id"), request_id))
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """ "what: details", or only the longer of the two where it holds the other."""
-    kept = [each for each in dict.fromkeys(texts) if not any(each in other for other in texts if other != each)]
-    return ": ".join(kept)
-
-
-def _first(*candidates: object) -> str:
-    """The first that says something, on one line."""
-    texts = (" ".join(str(candidate).split()) for candidate in candidates if candidate)
-    return next((text for text in texts if text), "")
-
-
-def _plain_text(body: bytes) -> str:
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return "no JSON in the reply" if text.startswith(("<", "\ufeff<")) or not text else text
-
-
-def shortened(text: str) -> str:
-    """A length that a log can bear; to be cut only when secrets are out, or the half of one could stay."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} …"
-
-
 def unwrapped(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
-    """`read` for a reply that wraps its only item."""
+    """The reader of a reply that wraps what `read` reads."""
     return lambda reply: read(read_one(reply))

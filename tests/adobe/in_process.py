@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.api.auth import forget_tokens
+from airflow_provider_aep.api.auth import TOKEN_CACHES
 from airflow_provider_aep.api.effects import Procedure
 from airflow_provider_aep.api.provisioning.desired import DesiredExport, ExportIds
 from airflow_provider_aep.api.provisioning.export import set_up_export
@@ -44,7 +44,7 @@ class Adobe:
         self.clock = Clock(speed=0, start=START)
         self.platform = Platform(clock=self.clock, write_files=False, **self.options)
         self.faults = self.platform.faults
-        forget_tokens()  # those of another emulator
+        TOKEN_CACHES.clear()  # those of another emulator
 
     def respond(self, request: httpx.Request) -> httpx.Response:
         now = self.clock.advance(self.request_seconds)

@@ -41,7 +41,7 @@ _LONGEST_WAIT_SECONDS = 300  # that a Retry-After is obeyed before an ambiguous 
 _NEVER_MS = 2**63  # the creation time of an entity that no list has shown: younger than all that have been
 
 # Source: Flow Service error catalogue.
-_IN_USE = ("1418", "1447")
+_IN_USE = (1418, 1447)
 
 
 #: Takes the entities that a list shows, and returns those that count; may raise RaceLost.
@@ -314,8 +314,7 @@ def delete_leftover(collection: Collection, entity_id: str) -> Procedure[None]:
     try:
         yield from delete(collection, entity_id)
     except RequestRefused as error:
-        in_use = any(number in error.code for number in _IN_USE)
-        level = logging.INFO if in_use else logging.WARNING
+        level = logging.INFO if error.number in _IN_USE else logging.WARNING
         log.log(level, "%s %s is not needed here and could not be deleted: %s", collection.title, entity_id, error)
 
 
