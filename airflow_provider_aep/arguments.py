@@ -150,6 +150,12 @@ def check_login(destination: object, destination_conn_id: object) -> None:
         )
 
 
+def base_connection_name(destination: object, destination_conn_id: str | None, name: str | None) -> str:
+    """The name given for a login, or "airflow <destination_conn_id>"; the Data Landing Zone has no such ID."""
+    default = f"airflow {destination_conn_id or destination_type(destination).name}"
+    return entity_name("base_connection_name", default if name is None else name)
+
+
 def check_schedule(schedule: object, folder_template: str | None) -> None:
     if is_literal(schedule) and not isinstance(schedule, Every | Once):
         raise InvalidArgument("schedule", schedule, "must be Every(…) or Once(…)")

@@ -117,6 +117,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
         self._wait: RunWait | None = None
+        self._own_skip: AirflowSkipException | None = None  # raised by a poke, not by Airflow
         self._check()
 
     def _check(self) -> None:
@@ -153,8 +154,12 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        run = self._look(context)
-        return PokeReturnValue(is_done=True, xcom_value=self._current_wait(context).finish(run)) if run else False
+        try:
+            run = self._look(context)
+            return PokeReturnValue(is_done=True, xcom_value=self._current_wait(context).finish(run)) if run else False
+        except AirflowSkipException as skip:
+            self._own_skip = skip
+            raise
 
     def _wait_deferred(self, context: Context, deadline: float) -> dict[str, Any]:  # noqa: RET503 - `defer` does not return
         run = self._look(context)
@@ -227,7 +232,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             # Airflow skips by itself on the worker, and then says only that `soft_fail` is set.
             if isinstance(skip.__cause__, AirflowFailException):
                 raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
-            if str(skip).startswith("Sensor has timed out") and self._wait:
+            if skip is not self._own_skip and not self.deferrable and self._wait:  # Airflow's own, for a time-out
                 raise AirflowSkipException(f"the wait has timed out: {self._wait.last_seen()}") from skip
             raise
         except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_aep.arguments import check_where
+from airflow_provider_aep.arguments import check_choice, check_entity_name, check_where, entity_name
 from airflow_provider_aep.destinations import is_literal
 from airflow_provider_aep.errors import AepError, InvalidArgument
 
@@ -19,12 +18,16 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_aep.api.effects import Procedure
+    from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
     from airflow_provider_aep.hooks import AepHook
 
 log = logging.getLogger(__name__)
 
-# What a template may use of a DAG run's logical date.
-_OF_THE_DATE = re.compile(r"'((ds|ts)(_\w+)?|logical_date|data_interval_(start|end))' is undefined")
+# What a template may use of a DAG run's logical date; a DAG run without one has none of these.
+_OF_THE_DATE = frozenset(
+    {"logical_date", "data_interval_start", "data_interval_end", "ds", "ds_nodash"}
+    | {"ts", "ts_nodash", "ts_nodash_with_tz"}
+)
 
 
 class InvalidTaskArgument(InvalidArgument, AirflowFailException):
@@ -77,21 +80,25 @@ class AepTask:
 
         return AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name)
 
-    def render_template(self, *args: Any, **kwargs: Any) -> Any:
-        """Destinations and schedules check themselves when Airflow rebuilds them from rendered values."""
+    def render_template(self, content: Any, context: Context, jinja_env: Any = None, *args: Any) -> Any:
+        """Render, and explain what a template misses. Destinations and schedules check themselves when rebuilt."""
         with fail_without_retry():
             try:
-                return super().render_template(*args, **kwargs)  # type: ignore[misc]  # Airflow's operators have it
+                return super().render_template(content, context, jinja_env, *args)  # type: ignore[misc]  # Airflow's have it
             except Exception as error:
-                if type(error).__name__ != "UndefinedError":  # Jinja's, which costs milliseconds to import
+                from jinja2 import UndefinedError, meta  # loaded by now; at parse time it would cost milliseconds
+
+                if not isinstance(error, UndefinedError) or not isinstance(content, str):
                     raise
                 rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
-                if _OF_THE_DATE.search(str(error)):
+                environment = jinja_env or self.get_template_env()  # type: ignore[attr-defined]  # Airflow's have it
+                missing = meta.find_undeclared_variables(environment.parse(content)) - set(context)
+                if missing & _OF_THE_DATE:
                     rule = (
                         f"{error}: not every DAG run has it; a manual one may have no logical date. "
                         "Use {{ dag_run.run_after | ds }}, which each has"
                     )
-                raise InvalidTaskArgument("template", args[0] if args else None, rule) from None
+                raise InvalidTaskArgument("template", content, rule) from None
 
     def on_kill(self) -> None:
         """Told to stop by SIGTERM or a time-out. Nothing is changed or cancelled at Adobe: it has no call for that."""
@@ -145,3 +152,48 @@ class AepOperator(AepTask, BaseOperator):
         result = self.hook().run(procedure)
         self.check_not_killed()
         return result
+
+
+class AepSetupOperator(AepOperator):
+    """What the operators share that set something up: its name, and what to do with what bears that name already."""
+
+    def __init__(self, *, name: str | None = None, if_exists: IfExists = "reuse", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.if_exists = if_exists
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if self.name is not None:
+            check_entity_name("name", self.name)
+        check_choice("if_exists", self.if_exists, ("reuse", "update", "fail"))
+
+    def policy(self, context: Context, *, waits: bool = False) -> SetupPolicy:
+        """How to set up, and the mark that tells what this task has created from what others have."""
+        from airflow_provider_aep.api.provisioning.owner import Owner
+        from airflow_provider_aep.api.provisioning.policy import SetupPolicy
+
+        ti = context["ti"]
+        owner = Owner.of_task(self.dag_id, self.task_id, ti.run_id, ti.map_index, ti.try_number)
+        shares_name = self.name is not None and is_mapped(context)
+        return SetupPolicy(self.if_exists, owner, self.hook().settings().visibility_seconds, shares_name, waits)
+
+    def entity_name(self, context: Context, *content: object) -> str:
+        """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
+
+        Mapped tasks of one operator are told apart by what they export and to where, not by their index, which another
+        order of the same list would change, nor by what `if_exists="update"` may change, such as the format.
+        """
+        if self.name is not None:
+            return entity_name("name", self.name)
+        name = f"{self.dag_id}.{self.task_id}"
+        if is_mapped(context):
+            import hashlib
+
+            name += f" {hashlib.sha256(repr(content).encode()).hexdigest()[:8]}"
+        return entity_name("name (default: dag_id.task_id)", name)
+
+
+def is_mapped(context: Context) -> bool:
+    map_index = context["ti"].map_index
+    return map_index is not None and map_index >= 0

@@ -81,7 +81,7 @@ def says(text: str, quote: str) -> bool:
 
 @dataclass
 class Stage:
-    """All that it takes to provoke a message: ServedAdobe, Airflow, and somebody who writes down what is said."""
+    """All that it takes to provoke a message: Adobe, Airflow, and somebody who writes down what is said."""
 
     adobe: ServedAdobe
     caplog: pytest.LogCaptureFixture
@@ -379,7 +379,7 @@ def _exported_once(stage: Stage) -> str:
     return stage.failure(lambda: stage.wait(flow, after=stage.adobe.now()))
 
 
-@provokes("has no flow run for this DAG run: ServedAdobe has made no run for the slot")
+@provokes("has no flow run for this DAG run: Adobe has made no run for the slot")
 def _slot_without_a_run(stage: Stage) -> str:
     now = stage.adobe.now()
     flow = stage.adobe.dataflow("messages: passed", schedule=Every(hours=3, start=now + timedelta(hours=1)))

@@ -23,7 +23,16 @@ from airflow_provider_aep.errors import (
     UnexpectedReply,
 )
 
-__all__ = ["all_items", "check_access", "dataflows_of", "find_run", "list_datasets", "look_for_run"]
+__all__ = [
+    "all_items",
+    "check_access",
+    "dataflows_of",
+    "find_run",
+    "list_dataflows",
+    "list_datasets",
+    "list_runs",
+    "look_for_run",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -234,3 +243,18 @@ def dataflows_of(collection: Collection, connection_id: str) -> Procedure[list[D
         for each in dataflows
         if connection_id in (each.source_connection_id, each.target_connection_id) and each.state != VANISHING
     ]
+
+
+def list_dataflows() -> Procedure[list[Dataflow]]:
+    """The dataflows of the sandbox, newest first."""
+    items = yield from all_items(calls.list_page("/flows"))
+    return [each for each in map(DATAFLOWS.read, items) if each.state != VANISHING]
+
+
+def list_runs(dataflow: DataflowId, *, since_ms: int = 0) -> Procedure[list[FlowRun]]:
+    """The flow runs of a dataflow, newest first, created at or after `since_ms` (milliseconds since 1970 UTC)."""
+    items = yield from all_items(
+        calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: _reaches_back(items, since_ms)
+    )
+    runs = [run for run in map(read_flow_run, items) if run.dataflow_id == dataflow and run.created_ms >= since_ms]
+    return sorted(runs, key=lambda run: (run.created_ms, run.id), reverse=True)

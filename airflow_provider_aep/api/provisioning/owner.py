@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 
 from airflow_provider_aep.api.entities import Entity
@@ -33,6 +34,11 @@ class Owner:
     task: str
     session: str
     again: bool = False
+
+    @classmethod
+    def of_task(cls, dag_id: str, task_id: str, run_id: str, map_index: int | None, try_number: int) -> Owner:
+        mapped = "" if map_index is None or map_index < 0 else f", map index {map_index}"
+        return cls(f"{dag_id}.{task_id}, run {run_id}{mapped}", uuid.uuid4().hex[:8], again=try_number > 1)
 
     @property
     def mark(self) -> str:

@@ -1,0 +1,45 @@
+"""What a DAG author writes, one module for each step of an export's life, loaded when its operator is named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_aep.operators.connections import (
+        AepCreateBaseConnectionOperator,
+        AepCreateSourceConnectionOperator,
+        AepCreateTargetConnectionOperator,
+    )
+    from airflow_provider_aep.operators.dataflow import AepCreateDataflowOperator
+    from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
+    from airflow_provider_aep.operators.export import AepExportDatasetsOperator
+
+__all__ = [
+    "AepCreateBaseConnectionOperator",
+    "AepCreateDataflowOperator",
+    "AepCreateSourceConnectionOperator",
+    "AepCreateTargetConnectionOperator",
+    "AepExportDatasetsOperator",
+    "AepListDatasetsOperator",
+]
+
+_MODULES = {
+    "AepCreateBaseConnectionOperator": "connections",
+    "AepCreateDataflowOperator": "dataflow",
+    "AepCreateSourceConnectionOperator": "connections",
+    "AepCreateTargetConnectionOperator": "connections",
+    "AepExportDatasetsOperator": "export",
+    "AepListDatasetsOperator": "datasets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A DAG that uses one operator does not load the others at each parse (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

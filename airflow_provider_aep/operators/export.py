@@ -1,0 +1,263 @@
+"""Set up a whole export in one task, and wait for its flow run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_aep.arguments import (
+    base_connection_name,
+    check_after,
+    check_choice,
+    check_dataset_ids,
+    check_decisions,
+    check_entity_id,
+    check_entity_name,
+    check_login,
+    check_schedule,
+    check_target,
+    dataset_ids,
+    entity_id,
+    seconds,
+)
+from airflow_provider_aep.destinations import destination_type
+from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.run_wait import (
+    OWN_RUN,
+    LookAgain,
+    RunWait,
+    WaitTimeout,
+    backstop,
+    deadline_after,
+    read_event,
+)
+from airflow_provider_aep.tasks import AepSetupOperator, fail_without_retry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from airflow.sdk import Context
+
+    from airflow_provider_aep.api.entities import FlowRun
+    from airflow_provider_aep.api.provisioning.desired import DesiredExport
+    from airflow_provider_aep.arguments import Datasets, Decision
+    from airflow_provider_aep.destinations import Destination, Text
+    from airflow_provider_aep.schedules import Schedule
+
+__all__ = ["AepExportDatasetsOperator"]
+
+
+class AepExportDatasetsOperator(AepSetupOperator):
+    """A whole export in one task: base, source and target connection and dataflow, each exactly once.
+
+    Run again, retried, cleared or killed at any point, it leaves one of each. With `wait_for_completion` it then waits
+    for the run, deferred if possible.
+
+    :param dataset_ids: one ID or several, or what `AepListDatasetsOperator` returns, or one item of it (templated)
+    :param destination: where the files go: one of the six types of `destinations` (templated)
+    :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
+    :param base_connection_id: instead of it, a base connection that exists at Adobe (templated)
+    :param base_connection_name: name of the base connection, default "airflow <destination_conn_id>" (templated)
+    :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `schedules` (templated)
+    :param file_type: "PARQUET" or "JSON" (templated)
+    :param compression: "GZIP" or "NONE"; JSON is exported only compressed (templated)
+    :param include_file_manifest: let Adobe write a list of the files beside them
+    :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
+    :param name: of source connection, target connection and dataflow; default "<dag_id>.<task_id>" (templated)
+    :param if_exists: "reuse" (refuse where other data would be exported, or to another place; warn of another schedule
+        or state), "update" (change what Adobe can change, replace the source connection for another list of datasets,
+        send the credentials anew) or "fail"
+    :param wait_for_completion: wait for the flow run of this DAG run's slot, or after `after`
+    :param after, on_missing: see `AepDataflowRunSensor` (`after` templated)
+    :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
+    :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
+    :param poke_interval: seconds between two polls at the most
+    :param timeout: seconds until the wait fails; a first run may take hours to begin
+    :param aep_conn_id: Airflow connection of type `aep` (templated)
+    :param sandbox_name: instead of the connection's (templated)
+
+    Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, the
+    last as Adobe lists them, and with `wait_for_completion` also what `AepDataflowRunSensor` returns; each is pushed by
+    name too.
+    """
+
+    template_fields: Sequence[str] = (
+        "aep_conn_id",
+        "sandbox_name",
+        "name",
+        "dataset_ids",
+        "destination",
+        "destination_conn_id",
+        "base_connection_id",
+        "base_connection_name",
+        "schedule",
+        "file_type",
+        "compression",
+        "folder_template",
+        "after",
+        "options",
+    )
+    shown_options = (
+        "include_file_manifest",
+        "if_exists",
+        "wait_for_completion",
+        "on_missing",
+        "on_failed",
+        "on_partial",
+        "on_empty",
+    )
+
+    def __init__(
+        self,
+        *,
+        dataset_ids: Datasets,
+        destination: Destination,
+        schedule: Schedule,
+        destination_conn_id: str | None = None,
+        base_connection_id: Text | None = None,
+        base_connection_name: str | None = None,
+        file_type: str = "PARQUET",
+        compression: str = "GZIP",
+        include_file_manifest: bool | None = None,
+        folder_template: str | None = None,
+        wait_for_completion: bool = False,
+        after: datetime | str | None = "dag_run",
+        on_missing: Literal["skip", "fail", "next"] = "skip",
+        on_failed: Decision = "fail",
+        on_partial: Decision = "fail",
+        on_empty: Decision = "succeed",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: timedelta | float = 300,
+        timeout: timedelta | float = 604_800,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("multiple_outputs", True)
+        super().__init__(**kwargs)
+        self.dataset_ids = dataset_ids
+        self.destination = destination
+        self.schedule = schedule
+        self.destination_conn_id = destination_conn_id
+        self.base_connection_id = base_connection_id
+        self.base_connection_name = base_connection_name
+        self.file_type = file_type
+        self.compression = compression
+        self.include_file_manifest = include_file_manifest
+        self.folder_template = folder_template
+        self.wait_for_completion = wait_for_completion
+        self.after = after
+        self.on_missing = on_missing
+        self.on_failed = on_failed
+        self.on_partial = on_partial
+        self.on_empty = on_empty
+        self.deferrable = deferrable
+        with fail_without_retry():
+            self.poke_interval = seconds("poke_interval", poke_interval)
+            self.timeout = seconds("timeout", timeout)
+        self._check()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_dataset_ids(self.dataset_ids)
+        check_target(self.destination, self.file_type, self.compression, self.include_file_manifest)
+        check_schedule(self.schedule, self.folder_template)
+        check_after(self.after)
+        check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
+        check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
+        if self.base_connection_id is None:
+            check_login(self.destination, self.destination_conn_id)
+            if self.base_connection_name is not None:
+                check_entity_name("base_connection_name", self.base_connection_name)
+            return
+        check_entity_id("base_connection_id", self.base_connection_id)
+        if self.destination_conn_id is not None or self.base_connection_name is not None:
+            rule = "names the login already: leave out destination_conn_id and base_connection_name"
+            raise InvalidArgument("base_connection_id", self.base_connection_id, rule)
+
+    def _desired(self, context: Context) -> DesiredExport:
+        datasets = dataset_ids(self.dataset_ids)
+        base_id = None
+        if self.base_connection_id is not None:
+            base_id = login = entity_id("base_connection_id", self.base_connection_id)
+        else:
+            login = base_connection_name(self.destination, self.destination_conn_id, self.base_connection_name)
+        destination = (destination_type(self.destination).name, *self.destination)
+        return self.hook().desired_export(
+            name=self.entity_name(context, sorted(datasets), login, *destination),
+            dataset_ids=datasets,
+            destination=self.destination,
+            schedule=self.schedule,
+            destination_conn_id=self.destination_conn_id,
+            base_connection_id=base_id,
+            base_connection_name=self.base_connection_name,
+            file_type=self.file_type,
+            compression=self.compression,
+            include_file_manifest=self.include_file_manifest,
+            folder_template=self.folder_template,
+        )
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from airflow_provider_aep.api.provisioning.export import set_up_export
+
+        policy = self.policy(context, waits=self.wait_for_completion and self.after == OWN_RUN)
+        ids = self.perform(set_up_export(self._desired(context), policy))
+        result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
+        if self.wait_for_completion:
+            return self._wait_for_run(context, result)
+        return result
+
+    def _wait_for_run(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
+        if self.do_xcom_push:
+            # What is known is pushed before the wait: links, monitors and later tasks need not wait for its end.
+            for name, value in result.items():
+                context["ti"].xcom_push(key=name, value=value)
+        return self._wait_until(context, result, deadline_after(self.timeout, self.execution_timeout))
+
+    def _wait_until(self, context: Context, result: dict[str, Any], deadline: float) -> dict[str, Any]:
+        wait = RunWait(self, result["dataflow_id"], context=context)
+        while True:
+            run = wait.look(self.hook())
+            self.check_not_killed()
+            if run:
+                return self._finish(context, result, wait, run)
+            if time.time() >= deadline:
+                raise WaitTimeout(f"the wait has timed out: {wait.last_seen()}")
+            if self.deferrable:
+                self.log.info("waiting in the triggerer for %s", wait)
+                self.defer(
+                    trigger=wait.trigger(deadline=deadline, carry=result),
+                    method_name="execute_complete",
+                    timeout=backstop(deadline),
+                )
+            self._sleep_until(min(deadline, time.time() + self.poke_interval))
+
+    def _sleep_until(self, moment: float) -> None:
+        """In short pieces, since SIGTERM sets a flag and does not end a sleep."""
+        while (left := moment - time.time()) > 0:
+            self.check_not_killed()
+            time.sleep(min(left, 1))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the trigger's event means; the same as the wait on the worker would have decided."""
+        result = (event or {}).get("carry")
+        if not isinstance(result, dict) or "dataflow_id" not in result:
+            raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
+        with fail_without_retry():
+            try:
+                run = read_event(event)
+            except LookAgain as again:
+                self.log.info("looking again: %s", again)
+                return self._wait_until(context, result, again.deadline)
+            return self._finish(context, result, RunWait(self, result["dataflow_id"], context=context), run)
+
+    def _finish(self, context: Context, result: dict[str, Any], wait: RunWait, run: FlowRun) -> dict[str, Any]:
+        """What was set up and the run, if that is what the run has exported."""
+        from airflow_provider_aep.api.provisioning.desired import ExportIds
+        from airflow_provider_aep.api.provisioning.drift import check_run_is_of
+
+        told = wait.finish(run)
+        ids = ExportIds(**{name: result[name] for name in ExportIds._fields})
+        self.perform(check_run_is_of(self._desired(context), ids, run))
+        return {**result, **told}
