@@ -27,7 +27,7 @@ T = TypeVar("T")
 Check = Callable[[Any], str]
 
 
-class Param(NamedTuple):
+class AuthParam(NamedTuple):
     """One member of Adobe's `auth.params`."""
 
     name: str
@@ -36,7 +36,7 @@ class Param(NamedTuple):
 
 
 def _param(name: str, check: Check, *sources: str, secret: bool = False) -> Any:
-    return field(repr=not secret, metadata={"param": Param(name, check, sources)})
+    return field(repr=not secret, metadata={"param": AuthParam(name, check, sources)})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(_param, field))
@@ -44,7 +44,7 @@ def _login(cls: type[T]) -> type[T]:
     return dataclass(frozen=True)(cls)
 
 
-def _params(login_type: type[Login]) -> list[tuple[Field[Any], Param]]:
+def _params(login_type: type[Login]) -> list[tuple[Field[Any], AuthParam]]:
     return [(each, each.metadata["param"]) for each in fields(login_type)]
 
 
@@ -228,7 +228,7 @@ class _SftpLogin(Login):
 
     domain: str = _param("domain", _HOST, "host")
     username: str = _param("username", _LINE, "login")
-    port: int | None = field(default=None, kw_only=True, metadata={"param": Param("port", _port, ("port",))})
+    port: int | None = field(default=None, kw_only=True, metadata={"param": AuthParam("port", _port, ("port",))})
 
     @property
     def account(self) -> str:
