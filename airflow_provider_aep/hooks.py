@@ -160,11 +160,12 @@ class AepHook(BaseHook):
         """
         from airflow_provider_aep.api.entities import BaseConnectionId
         from airflow_provider_aep.api.provisioning.desired import DesiredExport
-        from airflow_provider_aep.arguments import dataset_ids, entity_id, entity_name
+        from airflow_provider_aep.arguments import check_schedule, dataset_ids, entity_id, entity_name
         from airflow_provider_aep.destinations import destination_type, target_params
 
         destination, conn_id = export["destination"], export.get("destination_conn_id")
         base_id, base_name = export.get("base_connection_id"), export.get("base_connection_name")
+        check_schedule(export["schedule"], export.get("folder_template"))
         params = target_params(
             destination,
             file_type=export.get("file_type", "PARQUET"),

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.destinations import AmazonS3, destination_type
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Platform
-from airflow_provider_aep.errors import AccessDenied, InvalidArgument, OutcomeUnknown
+from airflow_provider_aep.errors import AccessDenied, EntityExists, EntityNotFound, InvalidArgument, OutcomeUnknown
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.schedules import Every
+from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
 
@@ -278,49 +280,8 @@ def test_the_class_and_the_provider_info_agree() -> None:
 # -- over a real line ---------------------------------------------------------------------------------------------
 
 
-class Emulator:
-    """An emulator in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
-        self.url = process.stdout.readline().split()[-1]
-        line = process.stdout.readline()
-        self.connection: dict[str, Any] = json.loads(line.partition("=")[2].strip().strip("'"))
-
-    def steer(self, path: str, **body: Any) -> Any:
-        return httpx.post(f"{self.url}/_emulator/{path}", json=body).raise_for_status().json()
-
-    def forget(self) -> None:
-        for path in ("requests", "faults"):
-            httpx.delete(f"{self.url}/_emulator/{path}").raise_for_status()
-
-    def requests(self) -> list[str]:
-        told = httpx.get(f"{self.url}/_emulator/requests").json()
-        listed = told["requests"] if isinstance(told, dict) else told
-        return [f"{each['method']} {each['path'].rpartition('/flowservice')[2]}" for each in listed]
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    data = tmp_path_factory.mktemp("adobe")
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "airflow_provider_aep.emulator", "--port", "0", "--data", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as running:
-        try:
-            yield Emulator(running)
-        finally:
-            running.terminate()
-
-
-@pytest.fixture
-def adobe(process: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    process.forget()
-    monkeypatch.setenv("AIRFLOW_CONN_AEP_DEFAULT", json.dumps(process.connection))
-    return process
-
-
 @pytest.fixture(params=["run", "arun"])
-def perform(request: pytest.FixtureRequest, adobe: Emulator) -> Callable[..., Any]:
+def perform(request: pytest.FixtureRequest, adobe: ServedAdobe) -> Callable[..., Any]:
     """A procedure over HTTP, on a worker and in an event loop."""
     hook = AepHook()
     if request.param == "run":
@@ -328,16 +289,16 @@ def perform(request: pytest.FixtureRequest, adobe: Emulator) -> Callable[..., An
     return lambda procedure: asyncio.run(hook.arun(procedure))
 
 
-def test_a_procedure_over_http(perform: Callable[..., Any], adobe: Emulator) -> None:
+def test_a_procedure_over_http(perform: Callable[..., Any], adobe: ServedAdobe) -> None:
     names = [dataset.name for dataset in perform(list_datasets())]
     assert len(names) > 1
-    assert perform(list_page("/flows")).items == []
-    assert adobe.requests().count("POST /ims/token/v3") == 1
+    assert perform(list_page("/flows", limit=1)).items is not None
+    assert adobe.token_requests() == 1
 
 
-def test_a_dropped_line_over_http(perform: Callable[..., Any], adobe: Emulator) -> None:
-    adobe.steer("faults", match="POST /sourceConnections", kind="lose_reply")
-    adobe.steer("faults", match="GET /sourceConnections", kind="truncate", skip=1)
+def test_a_dropped_line_over_http(perform: Callable[..., Any], adobe: ServedAdobe) -> None:
+    adobe.fault("POST /sourceConnections", "lose_reply")
+    adobe.fault("GET /sourceConnections", "truncate", skip=1)
     before = len(perform(list_page("/sourceConnections")).items)
     with pytest.raises(OutcomeUnknown):
         perform(calls.create_source_connection("s", ["5ef3e3259ad2a1191ab7dd7d"]))  # type: ignore[list-item]
@@ -346,26 +307,26 @@ def test_a_dropped_line_over_http(perform: Callable[..., Any], adobe: Emulator) 
     assert asked == ["GET /sourceConnections", "POST /sourceConnections", *["GET /sourceConnections"] * 2]
 
 
-def test_an_expired_token_over_http(perform: Callable[..., Any], adobe: Emulator) -> None:
+def test_an_expired_token_over_http(perform: Callable[..., Any], adobe: ServedAdobe) -> None:
     perform(list_page("/flows"))
-    adobe.steer("expire-tokens")
+    adobe.admin("POST", "expire-tokens")
     perform(list_page("/flows"))
-    assert adobe.requests().count("POST /ims/token/v3") == 2
+    assert adobe.token_requests() == 2
 
 
-def test_a_silence_over_http(perform: Callable[..., Any], adobe: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silence_over_http(perform: Callable[..., Any], adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time limit of the connection ends it; once, so that the second attempt answers."""
     slow = {**adobe.connection, "extra": {**adobe.connection["extra"], "read_timeout": 0.5}}
     monkeypatch.setenv("AIRFLOW_CONN_AEP_DEFAULT", json.dumps(slow))
-    adobe.steer("faults", match="GET /flows", kind="hang", seconds=30)
-    assert perform(list_page("/flows")).items == []
-    assert adobe.requests().count("GET /flows") >= 1
+    adobe.fault("GET /flows", "hang", seconds=30)
+    assert perform(list_page("/flows", limit=1)).items is not None
+    assert adobe.requests().count("GET /flows") == 2
 
 
-def test_the_loop_is_free_while_the_hook_works(adobe: Emulator) -> None:
+def test_the_loop_is_free_while_the_hook_works(adobe: ServedAdobe) -> None:
     async def work() -> float:
         await AepHook().arun(list_page("/flows"))  # what is loaded at the first use is not meant here
-        adobe.steer("faults", match="GET /flows", kind="delay", seconds=0.5)
+        adobe.fault("GET /flows", "delay", seconds=0.5)
         longest, last = 0.0, asyncio.get_running_loop().time()
         task = asyncio.create_task(AepHook().arun(list_page("/flows")))
         while not task.done():
@@ -379,11 +340,11 @@ def test_the_loop_is_free_while_the_hook_works(adobe: Emulator) -> None:
 
 
 def test_no_secret_and_no_token_in_the_logs_of_a_whole_use(
-    perform: Callable[..., Any], adobe: Emulator, caplog: pytest.LogCaptureFixture
+    perform: Callable[..., Any], adobe: ServedAdobe, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    adobe.steer("expire-tokens")
-    adobe.steer("faults", match="GET /flows", kind="status", status=503)
+    adobe.admin("POST", "expire-tokens")
+    adobe.fault("GET /flows", "status", status=503)
     perform(list_page("/flows"))
     text = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert "trying again" in text
@@ -392,17 +353,100 @@ def test_no_secret_and_no_token_in_the_logs_of_a_whole_use(
     assert "eyJ" not in text
 
 
+# -- what a task of the user's asks for ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["", "a"], ids=["blocking", "awaited"])
+def ask(request: pytest.FixtureRequest, adobe: ServedAdobe) -> Callable[..., Any]:
+    """`ask("list_datasets", …)`: the hook's method, or its twin."""
+
+    def asked(method: str, *arguments: Any, **named: Any) -> Any:
+        result = getattr(AepHook(), request.param + method)(*arguments, **named)
+        return asyncio.run(result) if request.param else result
+
+    return asked
+
+
+FAR = Every(hours=12, start="2090-01-01T00:00:00Z", end="2100-01-01T00:00:00Z")
+
+
+def test_datasets_by_ids_names_and_pattern(ask: Callable[..., Any]) -> None:
+    everything = ask("list_datasets")
+    assert {DATASET, OTHER_DATASET} <= {each.id for each in everything}
+    (one,) = ask("list_datasets", dataset_ids=OTHER_DATASET)
+    assert ask("list_datasets", names=[one.name]) == ask("list_datasets", pattern=one.name) == [one]
+    with pytest.raises(InvalidArgument, match=r"not among the .* datasets that may be exported from sandbox 'prod'"):
+        ask("list_datasets", names=["no such dataset"])
+
+
+def test_an_export_is_set_up_once_and_its_runs_are_listed(ask: Callable[..., Any], adobe: ServedAdobe) -> None:
+    export: dict[str, Any] = {
+        "name": f"hook {ask.__name__} {len(adobe.admin('GET', 'creations')['creations'])}",
+        "dataset_ids": [DATASET],
+        "destination": AmazonS3("lake-exports", "hooks"),
+        "destination_conn_id": "aws_exports",
+        "schedule": FAR,
+    }
+    ids = ask("set_up_export", **export)
+    assert ask("set_up_export", **export) == ids
+    assert ids.dataset_ids == (DATASET,)
+    (dataflow,) = (each for each in ask("list_dataflows") if each.name == export["name"])
+    assert dataflow.id == ids.dataflow_id
+    with pytest.raises(EntityExists, match="dataset_ids is"):
+        ask("set_up_export", **{**export, "dataset_ids": [OTHER_DATASET]})
+    ask("set_up_export", **{**export, "dataset_ids": [OTHER_DATASET]}, if_exists="update")
+
+    assert ask("list_runs", ids.dataflow_id) == []
+    first = adobe.run(ids.dataflow_id)
+    between = adobe.now()
+    second = adobe.run(ids.dataflow_id, "failed")
+    assert [run.id for run in ask("list_runs", ids.dataflow_id)] == [second, first]
+    assert [run.id for run in ask("list_runs", ids.dataflow_id, since=between)] == [second]
+    assert ask("get_run", first).outcome == "success"
+    assert ask("get_run", second).outcome == "failed"
+
+
+def test_what_cannot_be_right_is_refused_before_anything_is_sent(ask: Callable[..., Any], adobe: ServedAdobe) -> None:
+    place = AmazonS3("lake-exports", "hooks")
+    good: dict[str, Any] = {"name": "n", "dataset_ids": DATASET, "destination": place, "schedule": FAR}
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("name", {"name": "a,b"}),
+        ("dataset_ids", {"dataset_ids": "x"}),
+        ("destination", {"destination": ("lake-exports", "hooks")}),
+        ("schedule", {"schedule": "daily"}),
+        ("file_type", {"file_type": "CSV"}),
+        ("folder_template", {"folder_template": "%NOTHING%"}),
+        ("if_exists", {"if_exists": "perhaps"}),
+        ("destination_conn_id", {"destination_conn_id": None}),
+    ]
+    for argument, change in wrong:
+        with pytest.raises(InvalidArgument) as refused:
+            ask("set_up_export", **{"destination_conn_id": "aws_exports", **good, **change})
+        assert refused.value.argument == argument
+    for method, given, named in (("list_runs", "", {}), ("get_run", "a b", {}), ("list_runs", "x", {"since": "then"})):
+        with pytest.raises(InvalidArgument):
+            ask(method, given, **named)
+    assert adobe.sent == []
+
+
+def test_a_run_that_adobe_does_not_know(ask: Callable[..., Any]) -> None:
+    with pytest.raises(EntityNotFound):
+        ask("get_run", "5d9f1ae2-0000-4000-8000-000000000001")
+
+
 # -- the test button ----------------------------------------------------------------------------------------------
 
 
-def test_a_good_connection_passes(adobe: Emulator) -> None:
+def test_a_good_connection_passes(adobe: ServedAdobe) -> None:
     fine, message = AepHook().test_connection()
     assert fine
     assert "sandbox 'prod' (" in message
     assert "Flow Service right" in message
 
 
-def test_airflow_tests_the_connection_itself(adobe: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_tests_the_connection_itself(
+    adobe: ServedAdobe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole way: installed package -> provider info -> connection type -> hook -> emulator, and what it says."""
     monkeypatch.setenv("AIRFLOW_CONN_AEP_DEFAULT", json.dumps({**adobe.connection, "password": "p8e-wrong-planted"}))
     root = Path(__file__).parent.parent
@@ -449,7 +493,7 @@ def _install_in_name(root: Path, folder: Path) -> None:
     ],
 )
 def test_the_test_names_the_step_that_fails(
-    adobe: Emulator, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], message: str
+    adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], message: str
 ) -> None:
     top = {name: value for name, value in changes.items() if name in adobe.connection}
     extra = {name: value for name, value in changes.items() if name not in adobe.connection}
@@ -506,15 +550,15 @@ def test_an_account_that_may_not_list_sandboxes_passes(run: Runner) -> None:
     assert run(check_access("dev")) == (True, "Token, organisation, sandbox 'dev' and Flow Service right are in order")
 
 
-def test_a_test_does_not_pass_by_an_old_token(adobe: Emulator) -> None:
+def test_a_test_does_not_pass_by_an_old_token(adobe: ServedAdobe) -> None:
     """A secret may have been withdrawn since the token was given out; only a new token proves it."""
     AepHook().run(list_page("/flows"))
-    adobe.forget()
+    adobe.reset()
     assert AepHook().test_connection()[0]
-    assert adobe.requests().count("POST /ims/token/v3") == 1
+    assert adobe.token_requests() == 1
 
 
-def test_a_test_leaves_other_credentials_alone(adobe: Emulator, run: Runner) -> None:
+def test_a_test_leaves_other_credentials_alone(adobe: ServedAdobe, run: Runner) -> None:
     run.settings = settings_for_tests(client_secret="of-another-connection")
     canned = answers(run, ok({"items": []}))
     run(list_page("/flows"))
@@ -523,14 +567,16 @@ def test_a_test_leaves_other_credentials_alone(adobe: Emulator, run: Runner) -> 
     assert len(canned.token_requests) == 1
 
 
-def test_a_wrong_secret_does_not_work_by_a_right_ones_token(adobe: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_does_not_work_by_a_right_ones_token(
+    adobe: ServedAdobe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     AepHook().run(list_page("/flows"))
     monkeypatch.setenv("AIRFLOW_CONN_AEP_DEFAULT", json.dumps({**adobe.connection, "password": "p8e-wrong"}))
     with pytest.raises(AccessDenied):
         AepHook().run(list_page("/flows"))
 
 
-def test_a_missing_connection_is_named_with_its_argument(adobe: Emulator) -> None:
+def test_a_missing_connection_is_named_with_its_argument(adobe: ServedAdobe) -> None:
     with pytest.raises(InvalidArgument, match="aep_conn_id = 'nowhere': there is no Airflow connection of this ID"):
         AepHook("nowhere").run(list_page("/flows"))
     with pytest.raises(InvalidArgument, match="aep_conn_id = 'nowhere': there is no Airflow connection"):

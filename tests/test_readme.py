@@ -7,15 +7,20 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
 from airflow_provider_aep import destinations, get_provider_info, operators, schedules, sensors
 from airflow_provider_aep.api import credentials
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
+from airflow_provider_aep.hooks import AepHook, ExportArguments
+from tests.adobe.served import ServedAdobe
 from tests.compat import PYTHONS, airflow_of
+from tests.dag_runs import Finished
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -144,3 +149,25 @@ def test_the_versions_claimed_are_those_tried() -> None:
 def test_options_exist(option: str) -> None:
     info: Any = get_provider_info()
     assert option in info["config"]["aep"]["options"]
+
+
+def test_the_tasks_of_ones_own_run(adobe: ServedAdobe, run_dag: Callable[..., Finished]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", section("In your own tasks"), re.DOTALL)
+    code: dict[str, Any] = {}
+    exec(block, code)
+    with DAG("own_tasks", schedule=None) as dag:
+        code["failed_runs"](code["export"]("Loyalty*"))
+    finished = run_dag(dag)
+    assert finished.state == "success"
+    assert adobe.creations("loyalty") == ["sourceConnections", "targetConnections", "flows"]
+    assert finished.result("failed_runs") == []
+
+
+def test_the_methods_are_the_hooks() -> None:
+    rows = table("In your own tasks", "method")
+    for cell in rows:
+        method, named = re.fullmatch(r"`(\w+)\((.*)\)`", cell).groups()  # type: ignore[union-attr]
+        for name in (method, f"a{method}"):
+            assert callable(getattr(AepHook, name))
+        taken = {*inspect.signature(getattr(AepHook, method)).parameters, *ExportArguments.__annotations__}
+        assert set(re.findall(r"\w+", named)) <= taken, method

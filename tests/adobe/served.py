@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepExportDatasetsOperator
 from airflow_provider_aep.schedules import Every
 from tests.adobe.line import Line, Sent
+from tests.real_airflow import connections
 from tests.tasks import context
 
 DATASET = SEEDED[0].id
@@ -60,6 +62,15 @@ class ServedAdobe:
     def requests(self) -> list[str]:
         """["GET /flows", …]."""
         return [str(each) for each in self.sent]
+
+    def token_requests(self) -> int:
+        return sum("/ims/" in each.path for each in self.line.sent)
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The Airflow connection to it."""
+        found: dict[str, Any] = json.loads(connections(self.url)["AIRFLOW_CONN_AEP_DEFAULT"])
+        return found
 
     def bodies(self, request: str) -> list[Any]:
         """The bodies of all requests that are called so, as "POST /flows"."""
