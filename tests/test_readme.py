@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,9 @@ def test_the_tasks_of_ones_own_run(adobe: ServedAdobe, run_dag: Callable[..., Fi
     with DAG("own_tasks", schedule=None) as dag:
         code["failed_runs"](code["export"]("Loyalty*"))
     finished = run_dag(dag)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Airflow does not close the event loop of an async task
+        gc.collect()
     assert finished.state == "success"
     assert adobe.creations("loyalty") == ["sourceConnections", "targetConnections", "flows"]
     assert finished.result("failed_runs") == []
