@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.api.entities import Dataflow, FlowRun
-    from airflow_provider_aep.api.runs.slots import Aim, Ending, Window
+    from airflow_provider_aep.api.runs.selection import NoRun
+    from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector
     from airflow_provider_aep.api.settings import Settings
     from airflow_provider_aep.arguments import Decision
     from airflow_provider_aep.hooks import AepHook
@@ -75,9 +76,9 @@ class RunWait:
     def __init__(self, task: Any, dataflow_id: object, run_id: object = None, *, context: Any) -> None:
         self.dataflow_id = entity_id("dataflow_id", dataflow_id)
         self.run_id = None if run_id is None else entity_id("run_id", run_id)
-        from airflow_provider_aep.api.runs.slots import Window
+        from airflow_provider_aep.api.runs.slots import DagRunWindow
 
-        self.window: Window | None = None
+        self.window: DagRunWindow | None = None
         self.dag_run_id = str(context["ti"].run_id)
         # How the marks of what this DAG makes begin; a DAG's ID may be the beginning of another's.
         task_ids = task.dag.task_ids if task.has_dag() else [task.task_id]
@@ -87,7 +88,7 @@ class RunWait:
             dag_run = context["dag_run"]
             self.after_ms = moment_ms("after", dag_run.run_after)
             if dag_run.run_type in SLOT_RUN_TYPES:
-                self.window = Window(self.after_ms, next_due_ms(task, dag_run))
+                self.window = DagRunWindow(self.after_ms, next_due_ms(task, dag_run))
         else:
             self.after_ms = moment_ms("after", task.after)
         self.aep_conn_id: str = task.aep_conn_id
@@ -101,7 +102,7 @@ class RunWait:
             "failed": task.on_failed,
         }
         self.seen: FlowRun | None = None
-        self.aim: Aim | None = None
+        self.selector: RunSelector | None = None
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
         self._outage: str | None = None  # not known yet; "" is none
@@ -120,13 +121,13 @@ class RunWait:
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.queries import asked_thrice
+        from airflow_provider_aep.api.runs.selection import retry_refusals
 
         try:
             with hook.get_conn() as session:
                 # Each request once: the next look is the retry, and to tell of six tries at each would drown the rest.
                 session.settings = replace(session.settings, attempts=1)
-                run = session.run(asked_thrice(lambda: self._ask(session.settings)))
+                run = session.run(retry_refusals(lambda: self._ask(session.settings)))
         except PlatformUnavailable as trouble:
             self._note_outage(str(trouble))
             return None
@@ -137,10 +138,12 @@ class RunWait:
         if run is None:
             return None
         if run.dataflow_id not in ("", self.dataflow_id):
-            from airflow_provider_aep.api.runs.index import another_dataflows
+            from airflow_provider_aep.api.runs.selection import another_dataflows
 
             raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
+            from airflow_provider_aep.api.runs.selection import ended_text
+
             log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
         if run.id != self.run_id:
             self._keep("run", run.id)
@@ -150,7 +153,7 @@ class RunWait:
     def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
         """The run as it is now, or None: there is none yet."""
         from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-        from airflow_provider_aep.api.queries import find_run, look_for_run
+        from airflow_provider_aep.api.runs.selection import find_run, observe_run
         from airflow_provider_aep.api.runs.slots import fingerprint
 
         dataflow_id = DataflowId(self.dataflow_id)
@@ -159,19 +162,19 @@ class RunWait:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
         visibility_ms = int(settings.visibility_seconds * 1000)
         while True:
-            sight = yield from look_for_run(dataflow_id, self._aim_at, visibility_ms=visibility_ms)
-            self.aim, self._schedule = sight.aim, fingerprint(sight.dataflow.schedule)
-            if sight.ending is None:
-                return sight.run
-            self._end(sight.dataflow, sight.aim, sight.ending)
+            observation = yield from observe_run(dataflow_id, self._select, visibility_ms=visibility_ms)
+            self.selector, self._schedule = observation.selector, fingerprint(observation.dataflow.schedule)
+            if observation.no_run is None:
+                return observation.run
+            self._end(observation.dataflow, observation.selector, observation.no_run)
 
-    def _aim_at(self, dataflow: Dataflow) -> Aim:
+    def _select(self, dataflow: Dataflow) -> RunSelector:
         from airflow_provider_aep.api.provisioning.owner import owner_of, slots_since_ms
-        from airflow_provider_aep.api.runs.slots import Aim, aim_of, aim_of_one_time
+        from airflow_provider_aep.api.runs.slots import RunSelector, one_time_selector, selector_for
 
         if self._next_ms is not None:
-            return Aim(self._next_ms)
-        once = aim_of_one_time(dataflow.schedule)
+            return RunSelector(self._next_ms)
+        once = one_time_selector(dataflow.schedule)
         owner = owner_of(dataflow)
         if once and self.is_own and owner.startswith(self.marks):
             # Its only slot is that of the DAG run that made it, whenever that is due and whatever its clock says.
@@ -180,23 +183,23 @@ class RunWait:
                 return once
             if self.window:
                 why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
-                return Aim(self.after_ms, missing=why)
+                return RunSelector(self.after_ms, missing=why)
         if self.window is None:
-            return Aim(self.after_ms)
+            return RunSelector(self.after_ms)
         changed_ms = max(dataflow.schedule_changed_ms, slots_since_ms(dataflow))
-        return aim_of(dataflow.schedule, self.window, changed_ms)
+        return selector_for(dataflow.schedule, self.window, changed_ms)
 
-    def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:
+    def _end(self, dataflow: Dataflow, selector: RunSelector, no_run: NoRun) -> None:
         """No run will come: fail, skip, or aim at the next one.
 
         Raises: see `look`.
         """
         from airflow_provider_aep.api.runs.slots import when
 
-        text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {end.why}"
-        if not end.is_slot:
+        text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {no_run.why}"
+        if not no_run.is_slot:
             raise NoRunWillCome(text)
-        following = aim.next_ms
+        following = selector.next_ms
         text += f"; the next slot is {when(following)}" if following else "; there is no next slot"
         if self.on_missing == "next":
             if following is None:
@@ -241,12 +244,16 @@ class RunWait:
 
     def __str__(self) -> str:
         """What is waited for, as far as it is known."""
+        from airflow_provider_aep.api.runs.selection import run_text
+
         return f"flow run {self.run_id}" if self.run_id else f"a {run_text(self.dataflow_id, *self._span())}"
 
     def _span(self) -> tuple[int, int | None]:
-        return (self.aim.since_ms, self.aim.until_ms) if self.aim else (self.after_ms, None)
+        return (self.selector.since_ms, self.selector.until_ms) if self.selector else (self.after_ms, None)
 
     def last_seen(self) -> str:
+        from airflow_provider_aep.api.runs.selection import seen_text
+
         return seen_text(self.dataflow_id, *self._span(), self.seen)
 
     def finish(self, run: FlowRun) -> dict[str, Any]:
@@ -297,45 +304,6 @@ class RunWait:
             push_result=push_result,
             carry=carry,
         )
-
-
-def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRun | None) -> str:
-    """What was last seen, for whoever is woken by a time-out, and where to look next."""
-    if run:
-        status = f"status {run.raw_status!r}" if run.raw_status else "no status"
-        return (
-            f"flow run {run.id} of dataflow {dataflow_id} was last seen with {status}; clearing the task waits for it "
-            "again, a higher `timeout` waits longer"
-        )
-    return (
-        f"there is no {run_text(dataflow_id, after_ms, until_ms)}; look in Adobe whether the dataflow is enabled "
-        "and its schedule has begun and not ended"
-    )
-
-
-def ended_text(run: FlowRun) -> str:
-    """The end of a run with its figures, as far as Adobe gives them."""
-    figures = {
-        "records": run.output_records,
-        "bytes": run.output_bytes,
-        "files": run.output_files,
-        "seconds": (run.completed_ms - run.created_ms) // 1000 if run.completed_ms else None,
-    }
-    told = ", ".join(f"{number} {what}" for what, number in figures.items() if number is not None)
-    text = f"flow run {run.id} of dataflow {run.dataflow_id} has ended: {run.outcome}"
-    return f"{text} ({told})" if told else text
-
-
-def run_text(dataflow_id: str, after_ms: int, until_ms: int | None) -> str:
-    """The awaited run for a reader, as long as it is not known."""
-    text = f"run of dataflow {dataflow_id}"
-    if after_ms:
-        text += f" created at or after {_iso(after_ms)}"
-    return text + (f" and before {_iso(until_ms)}" if until_ms else "")
-
-
-def _iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def next_due_ms(task: Any, dag_run: Any) -> int | None:

@@ -6,7 +6,8 @@ import asyncio
 
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId
 from airflow_provider_aep.api.runs.index import PendingRun
-from airflow_provider_aep.api.runs.slots import ending, fingerprint
+from airflow_provider_aep.api.runs.selection import why_no_run
+from airflow_provider_aep.api.runs.slots import fingerprint
 
 _GROWTH = 0.1  # a wait that has lasted an hour is looked at every six minutes, if its ceiling allows
 
@@ -23,11 +24,11 @@ class Subscription(PendingRun):
         "_waiter",
         "ceiling_seconds",
         "floor_seconds",
-        "joined_at",
         "notice",
         "over",
         "polled_at",
         "schedule",
+        "subscribed_at",
     )
 
     def __init__(
@@ -40,20 +41,20 @@ class Subscription(PendingRun):
         schedule: list[int | None] | None = None,
         floor_seconds: float,
         ceiling_seconds: float,
-        joined_at: float,
+        subscribed_at: float,
     ) -> None:
         super().__init__(dataflow_id, since_ms, run_id, until_ms=until_ms)
         self.schedule = schedule
         self.notice = ""  # that an outage has begun or ended
         self.over = ""  # why no run may come
-        self.polled_at = joined_at  # when Adobe last answered
+        self.polled_at = subscribed_at  # when Adobe last answered
         self.floor_seconds = min(floor_seconds, ceiling_seconds)
         self.ceiling_seconds = ceiling_seconds
-        self.joined_at = joined_at  # seconds, by the loop's clock
+        self.subscribed_at = subscribed_at  # seconds, by the loop's clock
         self._has_changed = False
         self._waiter: asyncio.Future[None] | None = None
 
-    async def change(self) -> FlowRun | str:
+    async def next_change(self) -> FlowRun | str:
         """The run as it is now, once it is another one, or in another state, than at the last call; or a notice.
 
         Raises:
@@ -77,7 +78,7 @@ class Subscription(PendingRun):
         assert self.run
         return self.run
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         self._has_changed = True
         self.wake()
 
@@ -88,7 +89,7 @@ class Subscription(PendingRun):
     def age_text(self) -> str:
         """For a sign of life: how long this wait has lasted, and when Adobe last answered."""
         now = asyncio.get_running_loop().time()
-        return f"for {now - self.joined_at:.0f} s, Adobe last answered {now - self.polled_at:.0f} s ago"
+        return f"for {now - self.subscribed_at:.0f} s, Adobe last answered {now - self.polled_at:.0f} s ago"
 
     def why_over(self, dataflow: Dataflow | None, now_ms: int, visibility_ms: int) -> str:
         """Why the task has to look whether its run will ever come; "" while there is no reason."""
@@ -96,7 +97,7 @@ class Subscription(PendingRun):
             return f"dataflow {self.dataflow_id} is gone"
         if self.schedule is not None and fingerprint(dataflow.schedule) != self.schedule:
             return f"the schedule of dataflow {self.dataflow_id} was changed"
-        end = ending(
+        end = why_no_run(
             dataflow, since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, visibility_ms=visibility_ms
         )
         return f"dataflow {self.dataflow_id}: {end.why}" if end else ""
@@ -107,7 +108,7 @@ class Subscription(PendingRun):
         Not beyond the moment from which its run can exist, or at which a run as old as the last one of its dataflow
         became is to be expected; around that moment, no longer than the floor.
         """
-        passed = now - self.joined_at
+        passed = now - self.subscribed_at
         if self.run is None:
             seconds = max(passed * _GROWTH, (self.since_ms - now_ms) / 1000)
         else:

@@ -13,10 +13,10 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
+from airflow_provider_aep.api.runs.selection import ended_text, run_text, seen_text
 from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import subscribe
-from airflow_provider_aep.run_wait import ended_text, run_text, seen_text
 from airflow_provider_aep.subscription import Subscription, WaitIsOver
 
 __all__ = ["AepDataflowRunTrigger"]
@@ -155,9 +155,9 @@ class AepDataflowRunTrigger(BaseTrigger):
             schedule=self.schedule,
             floor_seconds=floor_seconds,
             ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
-        ) as wait:
+        ) as subscription:
             while True:
-                news = await self._news(wait)
+                news = await self._news(subscription)
                 if isinstance(news, str):
                     self.log.warning("%s", news)
                     continue
@@ -171,16 +171,16 @@ class AepDataflowRunTrigger(BaseTrigger):
                 else:
                     self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
 
-    async def _news(self, wait: Subscription) -> FlowRun | str:
+    async def _news(self, subscription: Subscription) -> FlowRun | str:
         """What changes next; a sign of life once an hour meanwhile."""
         while True:
             try:
                 async with asyncio.timeout(SIGN_OF_LIFE_SECONDS) as sign:
-                    return await wait.change()
+                    return await subscription.next_change()
             except TimeoutError:
                 if not sign.expired():
                     raise
-                self.log.info("still waiting for %s; %s", self._awaited(), wait.age_text())
+                self.log.info("still waiting for %s; %s", self._awaited(), subscription.age_text())
 
     def _awaited(self) -> str:
         if self._seen:
