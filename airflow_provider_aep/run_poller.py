@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 #: Airflow connection, and all that it says, its secret too: no wait rides on another connection's.
 PollKey = tuple[str, "Settings"]
 
-#: Waits that are loaded together, as after a restart, are asked for together.
+#: Triggers that are loaded together, as after a restart, are polled for together.
 GATHER_SECONDS = 0.5
-#: Refusals in a row that end the waits: one alone may be a gateway's whim.
+#: So many refusals in a row end the waits; one alone may be a gateway's whim.
 MOST_REFUSALS = 3
 REFUSED_TEXT = f"asking again; {MOST_REFUSALS} refusals in a row end the wait"
-#: Waits woken before other tasks of the loop have their turn.
+#: How many subscriptions are woken before other tasks of the loop have their turn.
 WAKE_AT_ONCE = 20
-#: Waits looked at before other tasks of the loop have their turn.
+#: How many subscriptions are looked at before other tasks of the loop have their turn.
 LOOK_AT_ONCE = 1_000
 #: From one refusal to the next request, and from poll to poll while nothing is left to ask for.
 IDLE_SECONDS = 60.0
@@ -69,7 +69,7 @@ class RunPoller:
         self._index = RunIndex(capabilities, self._changed)
         self._capabilities = capabilities
         self._loop = asyncio.get_running_loop()
-        self._to_wake: dict[Subscription, bool] = {}  # whether its run has changed, or there is only a notice
+        self._to_wake: dict[Subscription, bool] = {}  # True: its run has changed; False: there is only a notice
         self._sooner = asyncio.Event()
         self._polled_at = -math.inf
         self._next_at = math.inf  # a new subscription may ask for an earlier poll ...
@@ -103,7 +103,7 @@ class RunPoller:
         self._to_wake[subscription] = has_changed or self._to_wake.get(subscription, False)
 
     def _notify_all(self, notice: str) -> None:
-        """One line in the log of each task that waits: an outage has begun, or has ended."""
+        """Log one line for each waiting task: an outage has begun, or has ended."""
         for subscription in self.subscriptions:
             subscription.notice = notice
             self._wake(subscription, has_changed=False)
@@ -121,7 +121,7 @@ class RunPoller:
         try:
             await self._keep_polling()
         except asyncio.CancelledError:
-            # By whoever: a wait that is still here must not hang.
+            # Whoever did it: a wait that is still here must not hang.
             self._end(PlatformUnavailable("GET /runs", message="the poller was cancelled"))
             raise
         except Exception as error:
@@ -145,7 +145,7 @@ class RunPoller:
                     await self._pause()
 
     async def _poll(self, session: AsyncSession) -> bool:
-        """Poll once, and settle when to do so again. Returns whether Adobe refuses."""
+        """Poll once, and decide when to poll again. Returns whether Adobe refuses."""
         self._polled_at = self._loop.time()
         trouble: ReplyError | None = None
         try:
@@ -160,7 +160,7 @@ class RunPoller:
             self._failures = self._refusals = 0
             for subscription in self.subscriptions:
                 subscription.polled_at = self._polled_at
-            with suppress(ReplyError):  # the poll's own requests tell of trouble
+            with suppress(ReplyError):  # the poll itself reports trouble
                 await self._check_dataflows(session)
         self._next_at = math.inf
         seconds = await self._interval(await session.run(_adobe_time()))
@@ -171,9 +171,9 @@ class RunPoller:
         return trouble is not None and not isinstance(trouble, PlatformUnavailable)
 
     async def _check_dataflows(self, session: AsyncSession) -> None:
-        """End the waits whose dataflow makes no run any more: one request a poll, however many waits.
+        """End the waits whose dataflow makes no run any more; one request a poll, however many waits.
 
-        A dataflow that a list does not show is asked for by its ID, at the next poll, before it counts as gone.
+        A dataflow that a list does not show counts as gone once the next poll has asked for it by its ID.
         """
         asked = {
             key: waiting
@@ -222,7 +222,7 @@ class RunPoller:
                 self._end(trouble)
 
     async def _interval(self, now_ms: float) -> float:
-        """Seconds between two polls: the fewest that any wait calls for; all are then asked for together."""
+        """Seconds to the next poll: the fewest that any subscription wants; it then serves all."""
         seconds = floor = math.inf
         for number, subscription in enumerate(list(self.subscriptions), start=1):
             if subscription.is_open:
@@ -252,7 +252,7 @@ class _LoopPollers:
         self._look_ups: dict[tuple[str, str | None], asyncio.Task[Settings]] = {}
 
     async def settings_of(self, hook: AepHook, *, anew: bool = False) -> Settings:
-        """What the connection says: one look-up for all waits, and another once it may have been edited."""
+        """What the connection says; looked up once for all subscriptions, and again once it may have been edited."""
         key = (hook.aep_conn_id, hook.sandbox_name)
         loop = asyncio.get_running_loop()
         read_at, settings = self._settings.get(key, (-math.inf, None))
@@ -286,7 +286,7 @@ class _LoopPollers:
         if anew:
             try:
                 now = await self.settings_of(hook, anew=True)
-            except Exception as error:  # whatever keeps Airflow from telling; Adobe's own answer decides
+            except Exception as error:  # whatever it is, Adobe's answer decides
                 log.warning("Airflow connection %r cannot be read again: %s", hook.aep_conn_id, error)
             else:
                 # Waits of another organisation, sandbox or client have a poller of their own.

@@ -1,4 +1,4 @@
-"""Wait for a flow run: on the worker, between reschedules, or deferred; with equal outcomes."""
+"""Wait for a flow run: on the worker, between reschedules, or deferred, with the same outcome."""
 
 from __future__ import annotations
 
@@ -78,10 +78,13 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"run_id", "dataflow_id", "status", "created_at", "started_at", "completed_at", "input_records",
-    "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}.
+    "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}: times as
+    ISO 8601 in UTC, sizes in bytes, None where Adobe gives no number.
 
     Raises:
         InvalidArgument: an argument cannot be right; at construction where it is literal.
+
+    Source: GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
@@ -148,7 +151,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         self._check()
-        with self._skipping_as_wished():
+        with self._skip_as_asked():
             if not self.deferrable:
                 return super().execute(context)
             return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
@@ -178,9 +181,9 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the trigger's event means; the same as `poke` would have decided."""
+        """Decide what the trigger's event means, as `poke` would have done."""
         try:
-            with self._refusals_told():
+            with self._refusals_fail():
                 run = read_event(event)
         except WaitTimeout as timeout:
             raise AirflowSensorTimeout(str(timeout)) from None
@@ -190,29 +193,29 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         return self._current_wait(context).finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Airflow's own would skip for `soft_fail` after whatever error, such as a crashed trigger."""
-        with self._skipping_as_wished():
+        """Airflow's own skips under `soft_fail` after any error, such as a crashed trigger."""
+        with self._skip_as_asked():
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _look(self, context: Context) -> FlowRun | None:
         """The run, if it has ended."""
         self.check_not_killed()
         wait = self._current_wait(context)
-        with self._refusals_told():
+        with self._refusals_fail():
             run = wait.look(self.hook())
         self.check_not_killed()
         return run
 
     def _current_wait(self, context: Context) -> RunWait:
-        """One for the life of this process, so that a run once found is stayed with."""
+        """One for the life of this process, so that a run once found is kept."""
         if self._wait is None:
             with fail_without_retry():
                 self._wait = RunWait(self, self.dataflow_id, self.run_id, context=context)
         return self._wait
 
     @contextmanager
-    def _refusals_told(self) -> Iterator[None]:
-        """A refusal fails the task at once; where that would mean to skip it, a retried failure is the lesser evil."""
+    def _refusals_fail(self) -> Iterator[None]:
+        """Fail without a retry after a refusal; under `soft_fail`, which would skip then, fail with one."""
         try:
             with fail_without_retry():
                 yield
@@ -222,14 +225,14 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             raise
 
     @contextmanager
-    def _skipping_as_wished(self) -> Iterator[None]:
-        """Skip on the same ends in all modes: `soft_fail` after a time-out or a bad run, `never_fail` after any."""
+    def _skip_as_asked(self) -> Iterator[None]:
+        """Skip in all modes alike: `soft_fail` after a time-out or a bad run, `never_fail` after any error."""
         try:
             yield
         except AirflowRescheduleException:
             raise
         except AirflowSkipException as skip:
-            # Airflow skips by itself on the worker, and then says only that `soft_fail` is set.
+            # On the worker Airflow skips by itself, and says only that `soft_fail` is set.
             if isinstance(skip.__cause__, AirflowFailException):
                 raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
             if skip is not self._own_skip and not self.deferrable and self._wait:  # Airflow's own, for a time-out
@@ -237,7 +240,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             raise
         except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
             timed_out = not isinstance(end, AirflowFailException)
-            # One text in all modes; Airflow's own would say how long it has waited, but not for what.
+            # One text in all modes; Airflow's says how long it has waited, but not for what.
             message = f"the wait has timed out: {self._wait.last_seen()}" if timed_out and self._wait else str(end)
             if isinstance(end, TaskDeferralTimeout):
                 message = f"the wait has timed out, and no triggerer has said so: is one running? ({end})"

@@ -1,4 +1,4 @@
-"""What every task of this provider does alike: which errors are worth a retry, and what becomes of it when killed."""
+"""What all tasks of this provider share: which errors are worth a retry, and what happens when one is killed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _OF_THE_DATE = frozenset(
 
 
 class InvalidTaskArgument(InvalidArgument, AirflowFailException):
-    """A DAG argument that cannot be right, raised from a task: Airflow need not try again."""
+    """A DAG argument that cannot be right; Airflow does not retry it."""
 
 
 @contextmanager
 def fail_without_retry() -> Iterator[None]:
-    """Errors that no further try can cure become failures that Airflow does not retry."""
+    """Turn errors that another try cannot cure into failures that Airflow does not retry."""
     try:
         yield
     except InvalidArgument as error:
@@ -68,12 +68,12 @@ class AepTask:
         typed = {name: value for name, value in arguments.items() if isinstance(value, tuple)}
         if not all(is_literal(member) for value in typed.values() for member in value):
             return None
-        told = {name: getattr(self, name) for name in self.shown_options}
-        return {**told, **{name: repr(value) for name, value in typed.items()}}
+        shown = {name: getattr(self, name) for name in self.shown_options}
+        return {**shown, **{name: repr(value) for name, value in typed.items()}}
 
     @options.setter
     def options(self, rendered: object) -> None:
-        """Airflow writes back what it has rendered; there is nothing to keep."""
+        """Airflow writes back what it has rendered; nothing is kept."""
 
     def hook(self) -> AepHook:
         from airflow_provider_aep.hooks import AepHook
@@ -101,14 +101,14 @@ class AepTask:
                 raise InvalidTaskArgument("template", content, rule) from None
 
     def on_kill(self) -> None:
-        """Told to stop by SIGTERM or a time-out. Nothing is changed or cancelled at Adobe: it has no call for that."""
+        """Stop after SIGTERM or a time-out. Nothing changes at Adobe, which has no call to cancel a run."""
         self._killed = True
-        log.info("told to stop; nothing is changed or cancelled at Adobe by that")
+        log.info("the task was told to stop; nothing changes at Adobe")
 
     def check_not_killed(self) -> None:
-        """After SIGTERM Airflow lets the task go on, and it would end as a success."""
+        """Fail after SIGTERM: Airflow lets the task go on, and it would end as a success."""
         if self._killed:
-            raise RuntimeError("the task was told to stop; what it has set up will be found by the next try")
+            raise RuntimeError("the task was told to stop; the next try finds what it has set up")
 
 
 class AepOperator(AepTask, BaseOperator):

@@ -37,11 +37,16 @@ class AepCreateBaseConnectionOperator(AepSetupOperator):
     :param destination: one of the six types of `destinations`; only its kind matters here (templated)
     :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
     :param name: default "airflow <destination_conn_id>" (templated)
-    :param if_exists: "reuse", "update" (send the credentials anew, in place) or "fail"
+    :param if_exists: "reuse", "update" (send the credentials again, in place) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the base connection's ID.
+
+    Raises:
+        AirflowFailException: there is one, and it is for another account, logs in otherwise, or `if_exists="fail"`.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (
@@ -83,6 +88,11 @@ class AepCreateSourceConnectionOperator(AepSetupOperator):
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the source connection's ID.
+
+    Raises:
+        AirflowFailException: there is one, and `if_exists` does not allow for it.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "dataset_ids")
@@ -119,6 +129,11 @@ class AepCreateTargetConnectionOperator(AepSetupOperator):
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the target connection's ID.
+
+    Raises:
+        AirflowFailException: there is one, and `if_exists` does not allow for it, or Adobe cannot change it as asked.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (

@@ -34,6 +34,11 @@ class AepCreateDataflowOperator(AepSetupOperator):
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the dataflow's ID.
+
+    Raises:
+        AirflowFailException: there is one, and `if_exists` does not allow for it, or Adobe cannot change it as asked.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (

@@ -34,6 +34,11 @@ class AepListDatasetsOperator(AepOperator):
     Without the first three it returns all; one that is given and empty is refused.
 
     Returns [{"id", "name", "description", "state"}, …].
+
+    Raises:
+        InvalidArgument: an ID or a name is not among the datasets, or a name means several.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataset_ids", "names", "name_pattern")

@@ -69,7 +69,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
     :param name: of source connection, target connection and dataflow; default "<dag_id>.<task_id>" (templated)
     :param if_exists: "reuse" (refuse where other data would be exported, or to another place; warn of another schedule
         or state), "update" (change what Adobe can change, replace the source connection for another list of datasets,
-        send the credentials anew) or "fail"
+        send the credentials again) or "fail"
     :param wait_for_completion: wait for the flow run of this DAG run's slot, or after `after`
     :param after, on_missing: see `AepDataflowRunSensor` (`after` templated)
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
@@ -82,6 +82,13 @@ class AepExportDatasetsOperator(AepSetupOperator):
     Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, the
     last as Adobe lists them, and with `wait_for_completion` also what `AepDataflowRunSensor` returns; each is pushed by
     name too.
+
+    Raises:
+        AirflowFailException: an export of this name differs, and `if_exists` or Adobe does not let it be changed; or
+            the flow run failed, or may have exported other data than the DAG says.
+        AepError: an outage; trying again is safe.
+
+    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (
