@@ -1,4 +1,4 @@
-"""Which slot of Adobe's schedule a DAG run waits for, and when its wait can bring no run any more.
+"""Which slot of Adobe's schedule a DAG run waits for.
 
 Slots are those of the dataflow as it is now: its start, and every interval after it, up to its end. Only Adobe's clock
 and Adobe's schedule count; Airflow only says when a DAG run is due. Times are in milliseconds since 1970 UTC.
@@ -59,10 +59,10 @@ class Calendar(NamedTuple):
 
 
 def selector_for(schedule: Mapping[str, Any], window: DagRunWindow, changed_ms: int = 0) -> RunSelector:
-    """The slot of a DAG run: the first one in its window, up to the next slot.
+    """The run of a DAG run's slot: the first slot in its window, up to the next slot.
 
-    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. Where Adobe tells no schedule, and
-    for a window that was over when the schedule was changed (`changed_ms`), the window itself stands for the slot.
+    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. The window itself stands for the
+    slot if Adobe shows no schedule, or if the window was over when the schedule was changed (`changed_ms`).
     """
     calendar = Calendar.of(schedule)
     if calendar is None:
@@ -94,7 +94,7 @@ def one_time_selector(schedule: Mapping[str, Any]) -> RunSelector | None:
 
 
 def fingerprint(schedule: Mapping[str, Any]) -> list[int | None]:
-    """What of a schedule decides where its slots lie, as JSON: another one means that a wait has to aim anew."""
+    """What decides where the slots of a schedule lie, as JSON; once it changes, a task has to select its run again."""
     return [start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)]
 
 
