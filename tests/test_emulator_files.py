@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_aep.emulator.datasets import (
+from airflow_provider_aep.emulator.flow_service.datasets import (
     DAY_MS,
     EXPORTED_EVENT_DAYS,
     HOUR_MS,
@@ -29,13 +29,8 @@ from airflow_provider_aep.emulator.datasets import (
     catalog_record,
     model_rows,
 )
-from airflow_provider_aep.emulator.files import (
-    Written,
-    check_template,
-    expand_template,
-    write_export,
-    write_manifest,
-)
+from airflow_provider_aep.emulator.flow_service.templates import check_template, expand_template
+from airflow_provider_aep.emulator.runs.files import Written, write_export, write_manifest
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 PROFILES, EVENTS = SEEDED[0], SEEDED[1]
@@ -582,5 +577,5 @@ def test_datasets_that_share_a_folder_share_a_manifest(tmp_path: Path) -> None:
 
 
 def test_pyarrow_is_loaded_for_parquet_only() -> None:
-    code = "import sys, airflow_provider_aep.emulator.files; sys.exit('pyarrow' in sys.modules)"
+    code = "import sys, airflow_provider_aep.emulator.runs.files; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

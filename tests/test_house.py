@@ -189,6 +189,24 @@ def test_no_two_modules_load_one_another() -> None:
         reach(module, ())
 
 
+def test_the_emulator_goes_in_no_circle() -> None:
+    """Not for types, nor inside a function; between packages neither."""
+
+    def package(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    arrows = {module: {*ours(module)} for module in modules(emulator=True) if not module.endswith("__main__")}
+    packages: dict[str, set[str]] = {}
+    for module, others in arrows.items():
+        packages.setdefault(package(module), set()).update({package(each) for each in others} - {package(module)})
+    for graph in (arrows, packages):
+        done: set[str] = set()
+        while left := [each for each in graph if each not in done]:
+            free = {each for each in left if graph[each] <= done}
+            assert free, f"a circle among {', '.join(sorted(left))}"
+            done |= free
+
+
 @pytest.mark.parametrize("module", [*(f"operators.{name}" for name in OPERATORS), "sensors"])
 def test_what_a_dag_imports_stays_light(module: str) -> None:
     seen: set[str] = set()

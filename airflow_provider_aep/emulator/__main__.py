@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from airflow_provider_aep.emulator import admin
 from airflow_provider_aep.emulator.clock import Clock
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
+from airflow_provider_aep.emulator.http.steering import BASE, HELP, SteeredPlatform
 from airflow_provider_aep.emulator.options import Options
 from airflow_provider_aep.emulator.platform import Platform
 
@@ -29,7 +29,7 @@ Durations are seconds, or have a unit: 200ms, 5s, 10m, 2h."""
 
 _AFTER = f"""\
 steering and looking in (no token needed):
-{admin.HELP}
+{HELP}
 example:
   python -m airflow_provider_aep.emulator --port 8585 --data exports --speed 3600"""
 
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"The emulator needs {' and '.join(lacking)}: pip install 'airflow-provider-aep[emulator]'", file=sys.stderr
         )
         return 2
-    from airflow_provider_aep.emulator import server
+    from airflow_provider_aep.emulator.http import server
 
     host, port, speed, start = given.pop("host"), given.pop("port"), given.pop("speed"), given.pop("start")
     secrets = given.pop("client_secret")
@@ -155,7 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given["client_secrets"] = tuple(secrets)
     given["sandboxes"] = tuple(name.strip() for name in given["sandboxes"].split(",") if name.strip())
     try:
-        platform = Platform(clock=Clock(speed, start, until_now=start is not None), visible_now=time.monotonic, **given)
+        platform = SteeredPlatform(
+            clock=Clock(speed, start, until_now=start is not None), visible_now=time.monotonic, **given
+        )
         platform.data_folder()
         listener = server.listen(host, port)
     except (ValueError, OSError) as problem:
@@ -172,7 +174,7 @@ def _greet(platform: Platform, url: str) -> None:
         f"Adobe emulator at {url}",
         f"export AIRFLOW_CONN_AEP_DEFAULT='{connection(platform, url)}'",
         f"Exports land in {platform.data.resolve()}" if platform.data else "Exports leave no files",
-        f"One real second is {platform.clock.speed:g} emulated ones; see {url}{admin.BASE}/summary",
+        f"One real second is {platform.clock.speed:g} emulated ones; see {url}{BASE}/summary",
         "Datasets:",
         *(f"  {one.id}  {platform.lake.row_count(one.id):>6} rows  {one.name}" for one in SEEDED),
     ]

@@ -1,10 +1,15 @@
-"""The emulator's own time, which may run fast, stand still, or be moved by hand."""
+"""The emulator's own time, which may run fast, stand still, or be moved by hand; and what is due in it."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 _END = 221_845_392_000.0  # the year 9000: dates of five digits are none to Python
 
@@ -62,3 +67,44 @@ class Clock:
     def _now(self) -> float:
         passed = 0.0 if self._origin is None else time.monotonic() - self._origin
         return min(time.time() if self._until_now else _END, self._start + passed * self.speed)
+
+
+@dataclass(order=True)
+class Timer:
+    """Something that is due at an emulated moment: `step` says what, `key` of which entity."""
+
+    due: float
+    serial: int
+    step: str = field(compare=False)
+    key: str = field(compare=False)
+    generation: int = field(compare=False, default=0)
+
+
+class Timers:
+    """Everything that is still to happen, earliest first."""
+
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
+        self._serials = itertools.count()
+
+    def at(self, due: float, step: str, key: str, generation: int = 0) -> None:
+        heapq.heappush(self._heap, Timer(due, next(self._serials), step, key, generation))
+
+    def pop_due(self, now: float) -> Iterator[Timer]:
+        """Each timer that is due by `now`, those included that are set meanwhile."""
+        while self._heap and self._heap[0].due <= now:
+            yield heapq.heappop(self._heap)
+
+    def next_due(self) -> float | None:
+        """The emulated moment of the earliest timer, if any."""
+        try:  # read without the platform's lock: between the check and the read the last timer may go
+            return self._heap[0].due
+        except IndexError:
+            return None
+
+    def dump(self) -> list[list[Any]]:
+        return [[timer.due, timer.step, timer.key, timer.generation] for timer in sorted(self._heap)]
+
+    def load(self, saved: list[list[Any]]) -> None:
+        for due, step, key, generation in saved:
+            self.at(due, step, key, generation)

@@ -21,12 +21,12 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
-def gateway(status: int, code: str, message: str) -> Refusal:
+def gateway_error(status: int, code: str, message: str) -> Refusal:
     """The API gateway refuses before any service sees the request."""
     return Refusal(status, {"error_code": code, "message": message})
 
 
-def flow_service(code: int, status: int, text: str, title: str = "Bad request", message: str | None = None) -> Refusal:
+def flow_error(code: int, status: int, text: str, title: str = "Bad request", message: str | None = None) -> Refusal:
     """Flow Service refuses with a code of its catalogue, `FLOW-{code}-{status}`.
 
     `message` is the extra member that some of its 400s carry.
@@ -47,7 +47,7 @@ def flow_service(code: int, status: int, text: str, title: str = "Bad request", 
 
 def invalid(text: str) -> Refusal:
     """A body breaks the schema of its spec: a pattern, a type, a value that is none of those allowed."""
-    return flow_service(1425, 400, text, "Schema validation failed")
+    return flow_error(1425, 400, text, "Schema validation failed")
 
 
 def missing(text: str) -> Refusal:
@@ -58,15 +58,15 @@ def missing(text: str) -> Refusal:
 def not_found(kind: str, entity_id: str, *, in_path: bool) -> Refusal:
     """An ID that no entity of this sandbox has; 404 in the path, 400 in a body."""
     text = f"{kind} not found with id = [{entity_id}]"
-    return flow_service(1439, 404 if in_path else 400, text, "Resource not found")
+    return flow_error(1439, 404 if in_path else 400, text, "Resource not found")
 
 
 def version_mismatch(supplied: str, current: str) -> Refusal:
     text = f"Supplied version=[{supplied}] does not match the current version on entity=[{current}]"
-    return flow_service(1404, 412, text, "Precondition failed")
+    return flow_error(1404, 412, text, "Precondition failed")
 
 
-def message(status: int, text: str) -> Refusal:
+def adhoc_error(status: int, text: str) -> Refusal:
     """The activation service says no in one sentence."""
     return Refusal(status, {"message": text})
 
@@ -77,5 +77,5 @@ def problem(status: int, title: str, detail: str) -> Refusal:
     return Refusal(status, body, {"Content-Type": "application/problem+json"})
 
 
-def ims(status: int, error: str, description: str) -> Refusal:
+def ims_error(status: int, error: str, description: str) -> Refusal:
     return Refusal(status, {"error": error, "error_description": description})

@@ -19,29 +19,28 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator import admin, state
-from airflow_provider_aep.emulator.call import Answer, Call, read_json
-from airflow_provider_aep.emulator.clock import Clock
-from airflow_provider_aep.emulator.datasets import Lake
-from airflow_provider_aep.emulator.errors import Refusal, flow_service, ims, problem
+from airflow_provider_aep.emulator.clock import Clock, Timers
+from airflow_provider_aep.emulator.errors import Refusal, flow_error, ims_error, problem
 from airflow_provider_aep.emulator.faults import Fault, Faults
-from airflow_provider_aep.emulator.flowservice import BASE, FlowService
-from airflow_provider_aep.emulator.gateway import Gateway
-from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.plans import Outcome, Script
-from airflow_provider_aep.emulator.query import Entity, RefusedFilter
-from airflow_provider_aep.emulator.runs import Runs
-from airflow_provider_aep.emulator.services import (
-    ADHOC,
+from airflow_provider_aep.emulator.flow_service.datasets import Lake
+from airflow_provider_aep.emulator.flow_service.endpoints import BASE, FlowService
+from airflow_provider_aep.emulator.flow_service.filters import Document, RefusedFilter
+from airflow_provider_aep.emulator.flow_service.gateway import Gateway
+from airflow_provider_aep.emulator.flow_service.request import ApiRequest, ApiResponse, read_json
+from airflow_provider_aep.emulator.flow_service.services import (
     LANDING_ZONE,
     SANDBOXES,
     SCHEMAS,
-    AdhocRuns,
     LandingZone,
     sandbox_list,
     schema_classes,
 )
-from airflow_provider_aep.emulator.store import Creation, Sandbox, Store
+from airflow_provider_aep.emulator.flow_service.store import Creation, Sandbox, Store
+from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.persistence import StateFile
+from airflow_provider_aep.emulator.runs.adhoc import ADHOC, AdhocRuns
+from airflow_provider_aep.emulator.runs.lifecycle import Runs
+from airflow_provider_aep.emulator.runs.records import Outcome, Script
 
 
 @dataclass(frozen=True)
@@ -93,21 +92,23 @@ class Platform:
         self.data: Path | None = None
         if self.options.write_files:
             self.data = Path(data) if data is not None else self._temporary()
-        self.state_file = Path(state) if state is not None else None
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         # Delayed lists follow the emulated clock, unless a server gives them real time.
         self.store = Store(seed, visible_now or self.clock.now)
         self.lake = Lake(arrivals=self.options.arrivals, start_ms=int(self.clock.now() * 1000))
-        self.runs = Runs(self.store, self.lake, self.options, self.data, seed)
+        self.timers = Timers()
+        self.runs = Runs(self.store, self.timers, self.lake, self.options, self.data, seed)
         self.gateway = Gateway(self.options, self.store)
         self.adhoc = AdhocRuns(self.runs, self.options)
         self._landing_zone = LandingZone(self.options)
-        self._flow_service = FlowService(self.store, self.runs, self.options, self.refused_filters)
+        self._flow_service = FlowService(self.store, self.timers, self.runs, self.options, self.refused_filters)
         for name in self.options.sandboxes:
             self.store.add_sandbox(name)
         self._saved_at = 0.0
-        if self.state_file is not None:
-            _load(self, self.state_file)
+        self._state = None
+        if state is not None:
+            self._state = StateFile(Path(state), self.clock, self.timers, self.store, self.runs, self.lake)
+            self._state.load()
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -137,18 +138,15 @@ class Platform:
         """Do what a request asks for and say what is to happen on the line; waits for nothing itself."""
         request.read()
         path = request.url.path.rstrip("/") or "/"
-        with self._lock:
-            if not path.startswith(admin.BASE):
-                self.clock.begin()
+        with self.lock:
+            self.clock.begin()
             now = self.tick()
-            if path.startswith(admin.BASE):
-                return Outgoing(self._render(request, lambda: admin.answer(self, request, path)), None, 0.0)
             date = {"Date": formatdate(now, usegmt=True)}  # a client may learn Adobe's time from it
             fault = self.faults.strike(request.method, (path, path.removeprefix(BASE)))
             delay = self.options.latency + (fault.seconds if fault and fault.kind == "delay" else 0.0)
             response = None
             if fault is None or fault.works_first:
-                response = self._render(request, lambda: self._route(request, path, now))
+                response = self.render(request, lambda: self._route(request, path, now))
                 self._save(written=request.method not in ("GET", "HEAD"))
             if fault is not None and fault.kind == "status":
                 status, headers, body = fault.answer()
@@ -166,19 +164,21 @@ class Platform:
 
     def tick(self) -> float:
         """Let everything happen that is due by now; gives back the emulated moment."""
-        with self._lock:
+        with self.lock:
             now = self.clock.now()
-            for step, key in self.runs.tick(now):
-                self._flow_service.later(step, key)
+            for timer in self.timers.pop_due(now):
+                self.store.dirty = True
+                if not self.runs.fire(timer):
+                    self._flow_service.fire(timer)
             return now
 
-    def _route(self, request: httpx.Request, path: str, now: float) -> Answer:
+    def _route(self, request: httpx.Request, path: str, now: float) -> ApiResponse:
         if path in ("/ims/token/v2", "/ims/token/v3"):
             if request.method != "POST":
                 raise problem(405, "Method Not Allowed", f"{request.method} {path}")
-            return Answer(200, self.gateway.token(request))
+            return ApiResponse(200, self.gateway.token(request))
         if path.startswith("/ims/"):
-            raise ims(400, "invalid_request", "Only OAuth server-to-server credentials are served: /ims/token/v3")
+            raise ims_error(400, "invalid_request", "Only OAuth server-to-server credentials are served: /ims/token/v3")
         self.gateway.check_caller(request)
         body = _json(request)
         if path == SANDBOXES or path.startswith(f"{SANDBOXES}/"):
@@ -191,7 +191,7 @@ class Platform:
         ):
             if path == base or path.startswith(f"{base}/"):
                 return answer(
-                    Call(
+                    ApiRequest(
                         request.method,
                         f"{request.url.scheme}://{request.url.netloc.decode()}",
                         _steps(path, base),
@@ -204,7 +204,7 @@ class Platform:
                 )
         raise problem(404, "Not Found", f"There is nothing at {path}")
 
-    def _render(self, request: httpx.Request, work: Callable[[], Answer]) -> httpx.Response:
+    def render(self, request: httpx.Request, work: Callable[[], ApiResponse]) -> httpx.Response:
         request_id = _request_id()
         try:
             answer = work()
@@ -236,9 +236,9 @@ class Platform:
     def sandbox(self, name: str = "prod") -> Sandbox:
         return self.store.sandboxes[name]
 
-    def live(self, kind: str, sandbox: str = "prod") -> list[Entity]:
+    def live(self, kind: str, sandbox: str = "prod") -> list[Document]:
         """The entities of a kind that exist now, as they would be given out."""
-        with self._lock:
+        with self.lock:
             self.tick()
             return list(self.sandbox(sandbox).collections[kind])
 
@@ -261,29 +261,29 @@ class Platform:
         Raises:
             KeyError: there is no such dataflow.
         """
-        with self._lock:
+        with self.lock:
             self.tick()  # a run that is due already is not the next one
             scripts = self.runs.any_flow if flow_id == "*" else self.runs.flow_plans[flow_id].scripts
             scripts.append(Script(outcome, **members))
 
-    def start_run(self, flow_id: str) -> Entity:
+    def start_run(self, flow_id: str) -> Document:
         """Start a run of a dataflow at once, as if a slot of its schedule had come."""
-        with self._lock:
+        with self.lock:
             now = self.tick()
             return self.runs.create(self._flow(flow_id), now)
 
     def add_history(self, flow_id: str, count: int, *, every_seconds: float = 60.0) -> None:
         """Give a dataflow `count` finished empty runs of the past, the last one `every_seconds` ago."""
-        with self._lock:
+        with self.lock:
             self.runs.add_history(self._flow(flow_id), count, every_seconds, self.tick())
 
     def add_rows(self, dataset_id: str, rows: list[dict[str, Any]]) -> None:
         """Let rows arrive in a dataset now."""
-        with self._lock:
+        with self.lock:
             self.lake.add_rows(dataset_id, rows, int(self.tick() * 1000))
             self.store.dirty = True
 
-    def _flow(self, flow_id: str) -> Entity:
+    def _flow(self, flow_id: str) -> Document:
         for sandbox in self.store.sandboxes.values():
             if flow_id in sandbox.collections["flows"].items:
                 return sandbox.collections["flows"].items[flow_id]
@@ -293,20 +293,20 @@ class Platform:
 
     def save(self) -> None:
         """Write the state file now, whole or not at all."""
-        with self._lock:
-            if self.state_file is not None:
-                state.save(self, self.state_file)
+        with self.lock:
+            if self._state is not None:
+                self._state.save()
                 self.store.dirty = False
 
     def save_if_changed(self) -> None:
-        with self._lock:
+        with self.lock:
             if self.store.dirty:
                 self.save()
 
     def _save(self, *, written: bool) -> None:
         """Save what a caller has written before it is acknowledged, and what time has brought twice a second."""
         late = time.monotonic() - self._saved_at > 0.5
-        if self.state_file is not None and self.store.dirty and (written or late):
+        if self._state is not None and self.store.dirty and (written or late):
             self.save()
             self._saved_at = time.monotonic()
 
@@ -325,11 +325,6 @@ class Platform:
         return Path(folder)
 
 
-def _load(platform: Platform, path: Path) -> None:
-    if path.exists():
-        state.load(platform, path)
-
-
 def _steps(path: str, base: str) -> tuple[str, ...]:
     return tuple(step for step in path[len(base) :].split("/") if step)
 
@@ -338,7 +333,7 @@ def _json(request: httpx.Request) -> Any:
     try:
         return read_json(request.content)
     except ValueError:
-        raise flow_service(1425, 400, "The request body is not JSON") from None
+        raise flow_error(1425, 400, "The request body is not JSON") from None
 
 
 def _request_id() -> str:

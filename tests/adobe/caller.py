@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock, Platform
+from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock
+from airflow_provider_aep.emulator.http.steering import SteeredPlatform
 
 FLOW_SERVICE = "/data/foundation/flowservice"
 START = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -38,7 +39,7 @@ class Caller:
 
     def __init__(self, data: Path, **options: Any) -> None:
         self.clock = options.pop("clock", None) or Clock(speed=0, start=START)
-        self.platform = Platform(data=data, clock=self.clock, **options)
+        self.platform = SteeredPlatform(data=data, clock=self.clock, **options)
         self.http = httpx.Client(
             transport=httpx.MockTransport(self.platform.respond), base_url="https://platform.adobe.io", headers=HEADERS
         )

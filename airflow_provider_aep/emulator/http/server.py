@@ -167,7 +167,7 @@ async def _tick(platform: Platform, server: uvicorn.Server, ready: Callable[[], 
     saved = time.monotonic()
     while True:
         await asyncio.sleep(_TICK_SECONDS)
-        due = platform.runs.next_due()
+        due = platform.timers.next_due()
         if due is not None and due <= platform.clock.now():
             await asyncio.to_thread(platform.tick)
         if time.monotonic() - saved > _SAVE_SECONDS:

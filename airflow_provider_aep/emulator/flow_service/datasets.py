@@ -66,7 +66,7 @@ SEEDED: tuple[SeedDataset, ...] = (
     SeedDataset("5fb4c170379f4a1971625465", "Offline Conversions", "Waiting for its first batch", "event", 0),
 )
 
-_BY_ID: Mapping[str, SeedDataset] = {dataset.id: dataset for dataset in SEEDED}
+DATASETS: Mapping[str, SeedDataset] = {dataset.id: dataset for dataset in SEEDED}
 
 # How far back the seeded events of a dataset reach. 60 days leave 305 until the guardrail takes the oldest.
 _EVENT_DAYS = {"5fb4c06f268e391970514354": 730}
@@ -168,7 +168,7 @@ class Lake:
         Raises:
             KeyError: there is no such dataset.
         """
-        seeded, added = _BY_ID[dataset_id].rows, self.added.get(dataset_id, [])
+        seeded, added = DATASETS[dataset_id].rows, self.added.get(dataset_id, [])
         if until_ms is None:
             return seeded + len(added)
         return seeded + self._arrived(until_ms) + sum(at_ms <= until_ms for at_ms, _ in added)
@@ -181,13 +181,13 @@ class Lake:
         Raises:
             KeyError: there is no such dataset.
         """
-        dataset = _BY_ID[dataset_id]  # looked up here, so that the error is not lazy
+        dataset = DATASETS[dataset_id]  # looked up here, so that the error is not lazy
         due = self._due(dataset, after_ms, until_ms)
         return (_row(dataset, *one) if isinstance(one, tuple) else dict(one) for one in due)
 
     def exported_count(self, dataset_id: str, after_ms: int | None, until_ms: int) -> int:
         """How many `rows` there are, without making them."""
-        return sum(1 for _ in self._due(_BY_ID[dataset_id], after_ms, until_ms))
+        return sum(1 for _ in self._due(DATASETS[dataset_id], after_ms, until_ms))
 
     def add_rows(self, dataset_id: str, rows: Iterable[Mapping[str, Any]], at_ms: int) -> None:
         """Let rows arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
@@ -196,7 +196,7 @@ class Lake:
             KeyError: there is no such dataset.
             ValueError: a row of an event dataset has no `timestamp` in ISO 8601 with a zone.
         """
-        dataset = _BY_ID[dataset_id]
+        dataset = DATASETS[dataset_id]
         fresh = [(at_ms, dict(row)) for row in rows]
         if dataset.kind == "event":
             for _, row in fresh:

@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator.store import Collection, Sandbox
+from airflow_provider_aep.emulator.flow_service.store import EntityCollection, Sandbox
 
 # Far deeper than any of Adobe's bodies, and shallow enough to be copied, compared and written again.
 _DEEPEST = 64
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiRequest:
     """One request: `steps` is its path below the service's base, `origin` scheme and host as the caller knows them."""
 
     method: str
@@ -31,7 +31,7 @@ class Call:
     def now_ms(self) -> int:
         return int(self.now * 1000)
 
-    def collection(self, kind: str) -> Collection:
+    def collection(self, kind: str) -> EntityCollection:
         return self.sandbox.collections[kind]
 
 
@@ -67,7 +67,7 @@ def _no_constant(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ApiResponse:
     status: int
     body: Any = None
     headers: tuple[tuple[str, str], ...] = ()

@@ -10,8 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import flow_service, not_found
-from airflow_provider_aep.emulator.query import Entity, Query, predicate, read_token, sort_key, write_token
+from airflow_provider_aep.emulator.errors import flow_error, not_found
+from airflow_provider_aep.emulator.flow_service.filters import (
+    Document,
+    Query,
+    predicate,
+    read_token,
+    sort_key,
+    write_token,
+)
 
 KINDS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
 
@@ -20,25 +27,25 @@ _DEFAULT_ORDER = (("updatedAt", True),)
 _KEPT_LISTINGS = 16
 
 
-class Collection:
+class EntityCollection:
     """All entities of one kind in one sandbox."""
 
     def __init__(self, kind: str, visible_now: Callable[[], float]) -> None:
         self.kind = kind
-        self.items: dict[str, Entity] = {}
-        self._by_flow: dict[str, list[Entity]] = {}
+        self.items: dict[str, Document] = {}
+        self._by_flow: dict[str, list[Document]] = {}
         self._hidden: dict[str, float] = {}
         self._visible_now = visible_now
         # A listing that is read page by page is filtered and sorted once, until something changes.
-        self._listings: OrderedDict[object, list[Entity]] = OrderedDict()
+        self._listings: OrderedDict[object, list[Document]] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Entity]:
+    def __iter__(self) -> Iterator[Document]:
         return iter(self.items.values())
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def get(self, entity_id: str, *, in_path: bool = True) -> Entity:
+    def get(self, entity_id: str, *, in_path: bool = True) -> Document:
         """The entity of that ID.
 
         Raises:
@@ -48,7 +55,7 @@ class Collection:
             raise not_found(self.kind, entity_id, in_path=in_path)
         return self.items[entity_id]
 
-    def add(self, entity: Entity, visible_from: float | None = None) -> None:
+    def add(self, entity: Document, visible_from: float | None = None) -> None:
         self.items[entity["id"]] = entity
         if "flowId" in entity:
             self._by_flow.setdefault(entity["flowId"], []).append(entity)
@@ -65,14 +72,14 @@ class Collection:
         """Tell that an entity was changed in place."""
         self._listings.clear()
 
-    def runs_of(self, flow_id: str) -> list[Entity]:
+    def runs_of(self, flow_id: str) -> list[Document]:
         """The runs of a dataflow, oldest first."""
         return self._by_flow.get(flow_id, [])
 
     def count(self, query: Query) -> int:
         return len(self._matching(query))
 
-    def page(self, query: Query, size: int, *, by_position: bool = False) -> tuple[list[Entity], str | None]:
+    def page(self, query: Query, size: int, *, by_position: bool = False) -> tuple[list[Document], str | None]:
         """One page of what the query asks for, and the token of the next one.
 
         Raises:
@@ -86,14 +93,14 @@ class Collection:
             try:
                 start = int(position[0]) if by_position else _start_after(found, order, position)
             except (TypeError, ValueError, IndexError):  # a token of another order, or one made up
-                raise flow_service(1453, 400, f"continuationToken [{query.token}] does not fit") from None
+                raise flow_error(1453, 400, f"continuationToken [{query.token}] does not fit") from None
         page = found[start : start + size]
         if start + size >= len(found):
             return page, None
         after: Any = [start + size] if by_position else [list(sort_key(page[-1], path)) for path, _ in order]
         return page, write_token(after)
 
-    def _ordered(self, query: Query, order: tuple[tuple[str, bool], ...]) -> list[Entity]:
+    def _ordered(self, query: Query, order: tuple[tuple[str, bool], ...]) -> list[Document]:
         self._show()
         key = (query.filters, order)
         found = self._listings.get(key)
@@ -109,9 +116,9 @@ class Collection:
             self._listings.move_to_end(key)
         return found
 
-    def _matching(self, query: Query) -> list[Entity]:
+    def _matching(self, query: Query) -> list[Document]:
         self._show()
-        candidates: Iterable[Entity] = self.items.values()
+        candidates: Iterable[Document] = self.items.values()
         remaining = list(query.filters)
         for condition in query.filters:
             if condition.operator == "==" and condition.path == "id":
@@ -134,7 +141,7 @@ class Collection:
             self._hidden = {one: moment for one, moment in self._hidden.items() if moment > now}
 
 
-def _start_after(found: list[Entity], order: tuple[tuple[str, bool], ...], position: list[Any]) -> int:
+def _start_after(found: list[Document], order: tuple[tuple[str, bool], ...], position: list[Any]) -> int:
     """Where a page starts that follows the entity of these sort keys, whether that one is still there or not."""
     wanted = [tuple(key) for key in position]
     low, high = 0, len(found)
@@ -159,7 +166,7 @@ class Sandbox:
 
     name: str
     id: str
-    collections: dict[str, Collection]
+    collections: dict[str, EntityCollection]
 
 
 @dataclass
@@ -188,7 +195,7 @@ class Store:
 
     def add_sandbox(self, name: str) -> None:
         number = random.Random(f"{self.seed} sandbox {name}").getrandbits(128)
-        collections = {kind: Collection(kind, self.visible_now) for kind in KINDS}
+        collections = {kind: EntityCollection(kind, self.visible_now) for kind in KINDS}
         self.sandboxes[name] = Sandbox(name, str(uuid.UUID(int=number, version=4)), collections)
 
     def new_id(self) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Any, TextIO
 
 import httpx
 
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 
 DAG_ID = "example_aep_demo"
 SPEED = 60  # an emulated minute in a second: Adobe's five minutes until the first run become five seconds
@@ -65,7 +65,7 @@ def read_greeting(lines: IO[str]) -> tuple[str, str]:
 
 def airflow_environment(folder: Path, connection: str) -> dict[str, str]:
     """An Airflow of its own: nothing of one that is configured here is used or changed."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     dags = package / "example_dags"  # in an installed wheel; in a checkout they lie beside the package
     own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     # The S3 login is Adobe's own documentation's, and the emulator checks no more than its form.

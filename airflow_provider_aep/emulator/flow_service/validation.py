@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import Refusal, flow_service, invalid, missing, not_found
-from airflow_provider_aep.emulator.files import check_template
-from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.query import whole_number
-from airflow_provider_aep.emulator.specs import (
+from airflow_provider_aep.emulator.errors import Refusal, flow_error, invalid, missing, not_found
+from airflow_provider_aep.emulator.flow_service.filters import whole_number
+from airflow_provider_aep.emulator.flow_service.specs import (
     CONNECTION_SPECS,
     DATA_LAKE,
     EXPORT_MODES,
@@ -28,6 +26,8 @@ from airflow_provider_aep.emulator.specs import (
     Param,
     Params,
 )
+from airflow_provider_aep.emulator.flow_service.templates import check_template
+from airflow_provider_aep.emulator.options import Options
 
 MASK = "*****"
 HOURS, DAY = (3, 6, 9, 12), 86_400
@@ -44,11 +44,11 @@ def body_object(body: Any) -> dict[str, Any]:
         Refusal: 1405-400 for none, 400 for anything else than an object, 1410-400 for one that sets a state.
     """
     if body is None or body == {}:
-        raise flow_service(1405, 400, "The request body is empty")
+        raise flow_error(1405, 400, "The request body is empty")
     if not isinstance(body, dict):
         raise invalid("A JSON object is expected")
     if "state" in body:
-        raise flow_service(1410, 400, "state cannot be set when an entity is created")
+        raise flow_error(1410, 400, "state cannot be set when an entity is created")
     return body
 
 
@@ -64,7 +64,7 @@ def missing_is(code: int) -> Iterator[None]:
     except Refusal as refusal:
         if refusal.status != 422:
             raise
-        raise flow_service(code, 400, str((refusal.body or {}).get("errorMessage"))) from None
+        raise flow_error(code, 400, str((refusal.body or {}).get("errorMessage"))) from None
 
 
 def name_of(body: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ def connection_spec(body: Mapping[str, Any]) -> ConnectionSpec:
     _spec_version("connectionSpec", named)
     spec = CONNECTION_SPECS.get(str(named["id"]))
     if spec is None:
-        raise flow_service(
+        raise flow_error(
             1413, 400, f"Connection spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
         )
     return spec
@@ -103,7 +103,7 @@ def _spec_version(member: str, named: Mapping[str, Any]) -> None:
         if not named.get(part):
             raise missing(f"{member}.{part} '{part}' is required for spec info")
     if str(named["version"]) != "1.0":
-        raise flow_service(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
+        raise flow_error(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
 
 
 def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | No
     """
     if not spec.auth:  # Data Landing Zone: Adobe knows the storage itself
         if given:
-            raise flow_service(1415, 400, f"{spec.name} takes no auth, got auth spec [{_spec_name(given)}]")
+            raise flow_error(1415, 400, f"{spec.name} takes no auth, got auth spec [{_spec_name(given)}]")
         return None
     if not isinstance(given, dict):
         raise missing("auth 'auth' is required")
@@ -130,7 +130,7 @@ def auth_spec(spec: ConnectionSpec, given: Mapping[str, Any]) -> AuthSpec:
     chosen = next((one for one in spec.auth if one.name == given.get("specName")), None)
     if chosen is None:
         known = ", ".join(one.name for one in spec.auth) or "none"
-        raise flow_service(1415, 400, f"Auth spec [{_spec_name(given)}] not found for {spec.name}, which has: {known}")
+        raise flow_error(1415, 400, f"Auth spec [{_spec_name(given)}] not found for {spec.name}, which has: {known}")
     return chosen
 
 
@@ -237,7 +237,7 @@ def flow_spec(body: Mapping[str, Any]) -> FlowSpec:
         raise missing("flowSpec 'flowSpec' is required")
     _spec_version("flowSpec", named)
     if str(named["id"]) not in FLOW_SPECS:
-        raise flow_service(
+        raise flow_error(
             1413, 400, f"Flow spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
         )
     return FLOW_SPECS[str(named["id"])]
@@ -260,7 +260,7 @@ def one_id(member: str, value: Any) -> str:
     if len(value) != 1 or not isinstance(value[0], str):
         raise invalid(f"{member}: exactly one ID is expected, got {value}")
     if not value[0]:
-        raise flow_service(1446, 400, f"{member}: the ID is empty")
+        raise flow_error(1446, 400, f"{member}: the ID is empty")
     return value[0]
 
 
@@ -269,7 +269,7 @@ def flow_fits(spec: FlowSpec, source: Mapping[str, Any], target: Mapping[str, An
     for role, connection, allowed in (("Source", source, (spec.source,)), ("Target", target, spec.targets)):
         used = connection["connectionSpec"]["id"]
         if used not in allowed:
-            raise flow_service(
+            raise flow_error(
                 1413,
                 400,
                 f"{role} connection [{connection['id']}] has connection spec [{used}]; flow spec [{spec.id}]"

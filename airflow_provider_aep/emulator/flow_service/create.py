@@ -10,14 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_provider_aep.emulator import rules
-from airflow_provider_aep.emulator.call import Call
-from airflow_provider_aep.emulator.errors import flow_service, missing
+from airflow_provider_aep.emulator.errors import flow_error, missing
+from airflow_provider_aep.emulator.flow_service import validation
+from airflow_provider_aep.emulator.flow_service.datasets import DATASETS
+from airflow_provider_aep.emulator.flow_service.filters import Document
+from airflow_provider_aep.emulator.flow_service.request import ApiRequest
+from airflow_provider_aep.emulator.flow_service.specs import DATA_LAKE, PROFILE_STORE
+from airflow_provider_aep.emulator.flow_service.store import Store
 from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.query import Entity
-from airflow_provider_aep.emulator.runs import DATASETS
-from airflow_provider_aep.emulator.specs import DATA_LAKE, PROFILE_STORE
-from airflow_provider_aep.emulator.store import Store
 
 DATASET_NAMES = {dataset.id: dataset.name for dataset in DATASETS.values()}
 _USER = "0A4334FA556585B77F000101@AdobeID"
@@ -32,66 +32,66 @@ class Maker:
 
     def __init__(self, store: Store, options: Options) -> None:
         self._store, self._options = store, options
-        self._kinds: dict[str, Callable[[Call, dict[str, Any]], Entity]] = {
+        self._kinds: dict[str, Callable[[ApiRequest, dict[str, Any]], Document]] = {
             "connections": self._connection,
             "sourceConnections": self._source_connection,
             "targetConnections": self._target_connection,
         }
 
-    def make(self, call: Call, kind: str) -> Entity:
-        body = rules.body_object(call.body)
+    def make(self, request: ApiRequest, kind: str) -> Document:
+        body = validation.body_object(request.body)
         if kind != "flows":
-            return self._kinds[kind](call, body)
-        with rules.missing_is(1425):
-            return self._flow(call, body)
+            return self._kinds[kind](request, body)
+        with validation.missing_is(1425):
+            return self._flow(request, body)
 
-    def _entity(self, call: Call, body: dict[str, Any]) -> Entity:
-        etag = self._store.new_etag(call.now)
+    def _entity(self, request: ApiRequest, body: dict[str, Any]) -> Document:
+        etag = self._store.new_etag(request.now)
         client = self._options.client_id
-        entity: Entity = {
+        entity: Document = {
             "id": self._store.new_id(),
-            "createdAt": call.now_ms,
-            "updatedAt": call.now_ms,
+            "createdAt": request.now_ms,
+            "updatedAt": request.now_ms,
             "createdBy": _USER,
             "updatedBy": _USER,
             "createdClient": client,
             "updatedClient": client,
-            "sandboxId": call.sandbox.id,
-            "sandboxName": call.sandbox.name,
+            "sandboxId": request.sandbox.id,
+            "sandboxName": request.sandbox.name,
             "imsOrgId": self._options.org_id,
-            "name": rules.name_of(body),
+            "name": validation.name_of(body),
             "state": "enabled",
             "version": etag,
             "etag": etag,
         }
         if body.get("description") is not None:
-            entity["description"] = rules.text("description", body["description"], empty=True)
+            entity["description"] = validation.text("description", body["description"], empty=True)
         return entity
 
-    def _connection(self, call: Call, body: dict[str, Any]) -> Entity:
-        entity = self._entity(call, body)
-        spec = rules.connection_spec(body)
+    def _connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
+        entity = self._entity(request, body)
+        spec = validation.connection_spec(body)
         # Adobe's first destination tutorials make a base connection for the source, too; later ones do without.
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
-        login = rules.auth(spec, body.get("auth"), today=date(call.now))
+        login = validation.auth(spec, body.get("auth"), today=date(request.now))
         if login is not None:
             entity["auth"] = login
         if body.get("encryption") is not None:
             entity["encryption"] = copy.deepcopy(body["encryption"])
         return entity
 
-    def _source_connection(self, call: Call, body: dict[str, Any]) -> Entity:
-        entity = self._entity(call, body)
-        spec = rules.connection_spec(body)
+    def _source_connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
+        entity = self._entity(request, body)
+        spec = validation.connection_spec(body)
         if not spec.source:
-            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a source")
+            raise flow_error(1413, 400, f"Connection spec [{spec.id}] is not one of a source")
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
         if body.get("baseConnectionId") is not None:
-            entity["baseConnectionId"] = _base(call, body, spec.id)["id"]
+            entity["baseConnectionId"] = _base(request, body, spec.id)["id"]
         else:
             entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
         if spec.id == DATA_LAKE:
-            entity["params"] = {"datasets": rules.datasets(body.get("params"), DATASET_NAMES)}
+            entity["params"] = {"datasets": validation.datasets(body.get("params"), DATASET_NAMES)}
         if spec.id == PROFILE_STORE:
             entity["typeInfo"] = {"type": "ProfileFragments", "id": "ups"}
         if body.get("data") is not None:
@@ -99,57 +99,57 @@ class Maker:
         entity["inheritedAttributes"] = _inherited(entity["baseConnectionId"], entity)
         return entity
 
-    def _target_connection(self, call: Call, body: dict[str, Any]) -> Entity:
-        entity = self._entity(call, body)
-        spec = rules.connection_spec(body)
+    def _target_connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
+        entity = self._entity(request, body)
+        spec = validation.connection_spec(body)
         if spec.source:
-            raise flow_service(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
-        base = _base(call, body, spec.id)
+            raise flow_error(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
+        base = _base(request, body, spec.id)
         entity["baseConnectionId"] = base["id"]
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
-        entity["params"] = rules.target_params(spec, body.get("params"), self._options)
+        entity["params"] = validation.target_params(spec, body.get("params"), self._options)
         entity["inheritedAttributes"] = _inherited(base["id"], base)
         return entity
 
-    def _flow(self, call: Call, body: dict[str, Any]) -> Entity:
-        entity = self._entity(call, body)
+    def _flow(self, request: ApiRequest, body: dict[str, Any]) -> Document:
+        entity = self._entity(request, body)
         entity.setdefault("description", "")
-        spec = rules.flow_spec(body)
+        spec = validation.flow_spec(body)
         entity["flowSpec"] = {"id": spec.id, "version": "1.0"}
         for member in ("sourceConnectionIds", "targetConnectionIds"):
-            entity[member] = [rules.one_id(member, body.get(member))]
-        rules.flow_fits(spec, *ends(call, entity))
-        entity["transformations"] = rules.transformations(body.get("transformations"))
+            entity[member] = [validation.one_id(member, body.get(member))]
+        validation.flow_fits(spec, *ends(request, entity))
+        entity["transformations"] = validation.transformations(body.get("transformations"))
         # The OpenAPI's own example of a dataset dataflow has no schedule; one can be patched in, until then it rests.
         if "scheduleParams" in body and (spec.datasets or body["scheduleParams"] is not None):
-            entity["scheduleParams"] = rules.schedule(
-                body.get("scheduleParams"), now=call.now, options=self._options, whole=spec.datasets
+            entity["scheduleParams"] = validation.schedule(
+                body.get("scheduleParams"), now=request.now, options=self._options, whole=spec.datasets
             )
-        inherit(call, entity)
+        inherit(request, entity)
         entity["runs"] = f"/runs?property=flowId=={entity['id']}"
-        entity["lastOperation"] = operation("create", call.now_ms, [])
+        entity["lastOperation"] = operation("create", request.now_ms, [])
         return entity
 
 
-def _base(call: Call, body: dict[str, Any], spec_id: str) -> Entity:
+def _base(request: ApiRequest, body: dict[str, Any], spec_id: str) -> Document:
     """The base connection that a body names, which has to have the same connection spec."""
     base_id = body.get("baseConnectionId")
     if not base_id:
         raise missing("baseConnectionId 'baseConnectionId' is required")
-    base = call.collection("connections").get(str(base_id), in_path=False)
+    base = request.collection("connections").get(str(base_id), in_path=False)
     used = base["connectionSpec"]["id"]
     if used != spec_id:
-        raise flow_service(1413, 400, f"Base connection [{base_id}] has connection spec [{used}]")
+        raise flow_error(1413, 400, f"Base connection [{base_id}] has connection spec [{used}]")
     return base
 
 
-def ends(call: Call, flow: Entity) -> tuple[Entity, Entity]:
-    source = call.collection("sourceConnections").get(flow["sourceConnectionIds"][0], in_path=False)
-    return source, call.collection("targetConnections").get(flow["targetConnectionIds"][0], in_path=False)
+def ends(request: ApiRequest, flow: Document) -> tuple[Document, Document]:
+    source = request.collection("sourceConnections").get(flow["sourceConnectionIds"][0], in_path=False)
+    return source, request.collection("targetConnections").get(flow["targetConnectionIds"][0], in_path=False)
 
 
-def inherit(call: Call, flow: Entity) -> None:
-    source, target = ends(call, flow)
+def inherit(request: ApiRequest, flow: Document) -> None:
+    source, target = ends(request, flow)
     seen = {"id": source["id"], "connectionSpec": source["connectionSpec"]}
     if "typeInfo" in source:
         seen["typeInfo"] = source["typeInfo"]
@@ -161,7 +161,7 @@ def inherit(call: Call, flow: Entity) -> None:
     }
 
 
-def _inherited(base_id: str, entity: Entity) -> dict[str, Any]:
+def _inherited(base_id: str, entity: Document) -> dict[str, Any]:
     return {"baseConnection": {"id": base_id, "connectionSpec": entity["connectionSpec"]}}
 
 

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_aep.emulator import metrics
-from airflow_provider_aep.emulator.datasets import SEEDED, Lake
-from airflow_provider_aep.emulator.files import Written, write_export, write_manifest
+from airflow_provider_aep.emulator.clock import Timer, Timers
+from airflow_provider_aep.emulator.flow_service.datasets import DATASETS, Lake
+from airflow_provider_aep.emulator.flow_service.filters import Document
+from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, FLOW_SPECS, FULL
+from airflow_provider_aep.emulator.flow_service.store import Sandbox, Store
+from airflow_provider_aep.emulator.flow_service.validation import TEMPLATES
 from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.plans import FlowPlan, RunPlan, Script
-from airflow_provider_aep.emulator.query import Entity
-from airflow_provider_aep.emulator.rules import TEMPLATES
-from airflow_provider_aep.emulator.specs import CONNECTION_SPECS, FLOW_SPECS, FULL
-from airflow_provider_aep.emulator.store import Sandbox, Store
+from airflow_provider_aep.emulator.runs import metrics
+from airflow_provider_aep.emulator.runs.files import Written, write_export, write_manifest
+from airflow_provider_aep.emulator.runs.records import FlowPlan, RunPlan, Script
 
-DATASETS = {dataset.id: dataset for dataset in SEEDED}
 _UNIT_SECONDS = {"hour": 3600, "day": 86_400}
 
 # When a run that takes its whole time does what; the rest of its time it works on silently.
 _STARTED, _REPORTED = 0.2, 0.6
 
 
-@dataclass(order=True)
-class _Event:
-    due: float
-    serial: int
-    step: str = field(compare=False)
-    key: str = field(compare=False)
-    generation: int = field(compare=False, default=0)
-
-
 class Runs:
     """All runs of the platform, past, present and due."""
 
-    def __init__(self, store: Store, lake: Lake, options: Options, root: Path | None, seed: int) -> None:
+    def __init__(
+        self, store: Store, timers: Timers, lake: Lake, options: Options, root: Path | None, seed: int
+    ) -> None:
         self.flow_plans: dict[str, FlowPlan] = {}
         self.run_plans: dict[str, RunPlan] = {}
         self.written: deque[tuple[str, str, str, int, int]] = deque(maxlen=100_000)
@@ -48,13 +39,18 @@ class Runs:
         """Scripts for the next runs of whichever dataflow."""
         self._ended: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         # Runs whose work is done and whose record does not tell of it yet.
-        self._events: list[_Event] = []
-        self._serials = itertools.count()
-        self._store, self._lake, self._options, self._root, self._seed = store, lake, options, root, seed
+        self._store, self._timers, self._lake, self._options, self._root, self._seed = (
+            store,
+            timers,
+            lake,
+            options,
+            root,
+            seed,
+        )
 
     # -- schedule ---------------------------------------------------------------------------------------------
 
-    def plan(self, flow: Entity, now: float, *, created: bool = False) -> None:
+    def plan(self, flow: Document, now: float, *, created: bool = False) -> None:
         """Work out when a dataflow runs next, after it was made or its schedule changed.
 
         A start that is already past when the dataflow is made means: at once, then in the rhythm of that start.
@@ -76,50 +72,34 @@ class Runs:
             return
         first = self._options.first_run_seconds if plan.runs == 0 else 0
         due = slot + self._options.run_start_seconds + first
-        self.at(due, f"slot {slot}", plan.flow_id, plan.generation)
+        self._timers.at(due, f"slot {slot}", plan.flow_id, plan.generation)
 
-    def at(self, due: float, step: str, key: str, generation: int = 0) -> None:
-        """Let something happen at an emulated moment."""
-        heapq.heappush(self._events, _Event(due, next(self._serials), step, key, generation))
+    def fire(self, timer: Timer) -> bool:
+        """Do what is due, if it is about a run: a slot of a schedule, or a step of a run under way."""
+        step, _, argument = timer.step.partition(" ")
+        if step == "slot":
+            self._slot(timer, float(argument))
+            return True
+        work = {"start": self._start, "report": self._report, "finish": self._finish, "tell": self._tell}.get(step)
+        plan = self.run_plans.get(timer.key)
+        if work is not None and plan is not None:
+            work(plan, timer.due)
+        return work is not None
 
-    def tick(self, now: float) -> list[tuple[str, str]]:
-        """Let everything happen that is due; give back the (step, key) of what is not about runs."""
-        others = []
-        while self._events and self._events[0].due <= now:
-            event = heapq.heappop(self._events)
-            self._store.dirty = True
-            step, _, argument = event.step.partition(" ")
-            if step == "slot":
-                self._slot(event, float(argument))
-            elif step in ("start", "report", "finish", "tell"):
-                plan = self.run_plans.get(event.key)
-                if plan is not None:
-                    getattr(self, f"_{step}")(plan, event.due)
-            else:
-                others.append((event.step, event.key))
-        return others
-
-    def next_due(self) -> float | None:
-        """The emulated moment of the next event, if any."""
-        try:  # asked without the platform's lock: between a look and a reach the last event may go
-            return self._events[0].due
-        except IndexError:
-            return None
-
-    def _slot(self, event: _Event, slot: float) -> None:
-        plan = self.flow_plans.get(event.key)
-        if plan is None or plan.generation != event.generation:
+    def _slot(self, timer: Timer, slot: float) -> None:
+        plan = self.flow_plans.get(timer.key)
+        if plan is None or plan.generation != timer.generation:
             return
         flow = self._sandbox(plan.sandbox).collections["flows"].get(plan.flow_id)
         if flow["state"] == "enabled":  # a slot that passes while the dataflow is disabled is skipped
-            self.create(flow, event.due, slot_ms=int(slot * 1000))
+            self.create(flow, timer.due, slot_ms=int(slot * 1000))
         self._schedule(plan, flow["scheduleParams"], _next_slot(flow["scheduleParams"], slot))
 
     # -- one run ----------------------------------------------------------------------------------------------
 
     def create(
-        self, flow: Entity, now: float, *, slot_ms: int | None = None, dataset_ids: Sequence[str] | None = None
-    ) -> Entity:
+        self, flow: Document, now: float, *, slot_ms: int | None = None, dataset_ids: Sequence[str] | None = None
+    ) -> Document:
         """Make a run of a dataflow: all of its datasets, or the given ones."""
         sandbox = self._sandbox(flow["sandboxName"])
         plan = self.flow_plans[flow["id"]]
@@ -157,12 +137,12 @@ class Runs:
         plan.runs += 1
         seconds = self.run_plans[run["id"]].script.seconds
         seconds = self._options.run_seconds if seconds is None else seconds
-        self.at(now + seconds * _STARTED, "start", run["id"])
-        self.at(now + seconds * _REPORTED, "report", run["id"])
-        self.at(now + seconds, "finish", run["id"])
+        self._timers.at(now + seconds * _STARTED, "start", run["id"])
+        self._timers.at(now + seconds * _REPORTED, "report", run["id"])
+        self._timers.at(now + seconds, "finish", run["id"])
         return run
 
-    def add_history(self, flow: Entity, count: int, every_seconds: float, now: float) -> None:
+    def add_history(self, flow: Document, count: int, every_seconds: float, now: float) -> None:
         """Finished runs of the past that exported nothing, oldest first, `every_seconds` apart."""
         source_id, target_id = flow["sourceConnectionIds"][0], flow["targetConnectionIds"][0]
         for number in range(count, 0, -1):
@@ -173,7 +153,7 @@ class Runs:
             )
             run["updatedAt"] = int(ended * 1000)
 
-    def _record(self, flow: Entity, now: float) -> Entity:
+    def _record(self, flow: Document, now: float) -> Document:
         sandbox = self._sandbox(flow["sandboxName"])
         now_ms = int(now * 1000)
         run = {
@@ -224,7 +204,7 @@ class Runs:
                 plan.started_ms, ended_ms, plan.source_id, plan.target_id, results, errors, word
             )
         self._ended[plan.run_id] = (found, activities)
-        self.at(now + self._options.late_seconds, "tell", plan.run_id)
+        self._timers.at(now + self._options.late_seconds, "tell", plan.run_id)
 
     def _tell(self, plan: RunPlan, now: float) -> None:
         found, activities = self._ended.pop(plan.run_id)
@@ -317,7 +297,6 @@ class Runs:
             "run_plans": [asdict(plan) for plan in self.run_plans.values()],
             "ended": {key: list(value) for key, value in self._ended.items()},
             "any_flow": [asdict(script) for script in self.any_flow],
-            "events": [[event.due, event.step, event.key, event.generation] for event in sorted(self._events)],
             "written": [list(one) for one in self.written],
         }
 
@@ -330,8 +309,6 @@ class Runs:
             self.run_plans[run.run_id] = run
         self._ended.update({key: (value[0], value[1]) for key, value in state["ended"].items()})
         self.any_flow = [Script(**one) for one in state["any_flow"]]
-        for due, step, key, generation in state["events"]:
-            self.at(due, step, key, generation)
         self.written.extend(tuple(one) for one in state["written"])
 
 

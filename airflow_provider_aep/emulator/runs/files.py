@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import random
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,28 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_aep.emulator.datasets import SeedDataset, model_rows
+from airflow_provider_aep.emulator.flow_service.datasets import SeedDataset, model_rows
+from airflow_provider_aep.emulator.flow_service.templates import DEFAULT_FOLDER, expand_template, segments
 
 ROWS_PER_FILE = 2000
-
-# Source: destinations OpenAPI, `scheduleParams`; the default layout is the tutorial's, written as a template.
-DEFAULT_FOLDER = "%DATASET_ID%/%EXPORT_TIME%"
-
-# The macros that stand for a name, and what `write_export` takes each from. %DESTINATION_NAME% is in no list of
-# Adobe's, but in the OpenAPI's example.
-_NAMES = {
-    "DATASET_ID": "dataset_id",
-    "DATASET_NAME": "dataset_name",
-    "DESTINATION": "destination",
-    "DESTINATION_NAME": "destination",
-    "DESTINATION_INSTANCE_ID": "destination_instance_id",
-    "DESTINATION_INSTANCE_NAME": "destination_instance_name",
-    "ORGANIZATION_NAME": "organization_name",
-    "SANDBOX_NAME": "sandbox_name",
-}
-_MACRO = re.compile(r"%([A-Z_]+)(?:\(([^()%]*)\))?%")
-_DATE_PART = re.compile(r"YYYY|yyyy|MM|dd|HH|mm|ss|[A-Za-z]+")
-_DATE_PARTS = {"YYYY": "%Y", "yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
 
 # datasetFileType, compression -> how a file's name ends. JSON without compression is refused by Adobe today and
 # was allowed while the feature was in beta.
@@ -66,48 +47,6 @@ class Written:
     folder: Path
     files: tuple[WrittenFile, ...]
     sink_path: str
-
-
-def check_template(template: str) -> None:
-    """Find out whether a folder template can be used.
-
-    Raises:
-        ValueError: it has an unknown macro or time pattern, or a segment that no storage accepts.
-    """
-    _segments("folder template", expand_template(template, dict.fromkeys(_NAMES.values(), "x"), 0))
-
-
-def expand_template(template: str, names: Mapping[str, str], export_time_ms: int) -> str:
-    """A folder template with its macros filled in; `/` in the template makes sub-folders, `/` in a name does not.
-
-    Raises:
-        ValueError: the template has an unknown macro or time pattern, or needs a name that `names` lacks.
-    """
-    moment = datetime.fromtimestamp(export_time_ms / 1000, UTC)
-
-    def part(match: re.Match[str]) -> str:
-        if match[0] not in _DATE_PARTS:
-            raise ValueError(
-                f"folder template {template!r}: {match[0]!r} in %DATETIME(...)%; use {', '.join(_DATE_PARTS)}"
-            )
-        return moment.strftime(_DATE_PARTS[match[0]])
-
-    def value(match: re.Match[str]) -> str:
-        macro, argument = match.groups()
-        if macro == "DATETIME" and argument:
-            return _DATE_PART.sub(part, argument)
-        if argument is None and macro == "EXPORT_TIME":
-            return moment.strftime("exportTime=%Y%m%d%H%M")
-        if argument is not None or macro not in _NAMES:
-            known = ", ".join(f"%{name}%" for name in (*_NAMES, "EXPORT_TIME", "DATETIME(YYYYMMdd_HHmmss)"))
-            raise ValueError(f"folder template {template!r}: unknown macro {match[0]}; use {known}")
-        if _NAMES[macro] not in names:
-            raise ValueError(
-                f"folder template {template!r}: no value for {match[0]}: names[{_NAMES[macro]!r}] is missing"
-            )
-        return re.sub(r"[/\\]", "_", names[_NAMES[macro]])
-
-    return _MACRO.sub(value, template)
 
 
 def write_export(
@@ -146,8 +85,8 @@ def write_export(
     values = {"destination_instance_id": flow_id, **names, "dataset_id": dataset.id, "dataset_name": dataset.name}
     inside = (
         *above,
-        *_segments(path_param, str(target_params.get(path_param) or "")),
-        *_segments("folder template", expand_template(template, values, export_time_ms)),
+        *segments(path_param, str(target_params.get(path_param) or "")),
+        *segments("folder template", expand_template(template, values, export_time_ms)),
     )
     folder = root.joinpath(destination, bucket, *inside)
     if not folder.resolve().is_relative_to(root.resolve()):  # a link inside the bucket leads away
@@ -186,7 +125,7 @@ def write_manifest(
     scheduled = datetime.fromtimestamp(scheduled_time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     paths = []
     for folder, results in folders.items():
-        name = _segments("manifest", f"manifest-{destination_id}-{run_id}.json".replace("/", "_"))[0]
+        name = segments("manifest", f"manifest-{destination_id}-{run_id}.json".replace("/", "_"))[0]
         text = json.dumps({"flowRunId": run_id, "scheduledTime": scheduled, "exportResults": results}, indent=2)
         _publish(folder / name, partial(Path.write_text, data=text))
         paths.append(folder / name)
@@ -220,7 +159,7 @@ def _bucket(
             # abfss://{container}@{account}.dfs.core.windows.net/…, or the account's https address with the
             # container as the first step of its path.
             param, url = "url", urlsplit(str(base_auth_params.get("url", "")))
-            below = _segments("url", url.path)
+            below = segments("url", url.path)
             if url.scheme in ("abfs", "abfss"):
                 bucket = url.username
             else:
@@ -229,18 +168,9 @@ def _bucket(
             raise ValueError(
                 f"destination={destination!r}: s3, azure_blob, adls_gen2, data_landing_zone, gcs or sftp expected"
             )
-    if not isinstance(bucket, str) or "/" in bucket or len(_segments(param, bucket)) != 1:
+    if not isinstance(bucket, str) or "/" in bucket or len(segments(param, bucket)) != 1:
         raise ValueError(f"{param}: {destination} needs a bucket, container or domain there, got {bucket!r}")
     return bucket, below
-
-
-def _segments(what: str, path: str) -> tuple[str, ...]:
-    """The steps of a path; an outer `/` is the bucket's own root, never the machine's."""
-    steps = tuple(step for step in path.split("/") if step not in ("", "."))
-    for step in steps:
-        if step == ".." or "\\" in step or not step.isprintable() or len(step.encode()) > 255:
-            raise ValueError(f"{what}={path!r}: {step!r} is not a folder name that can be written")
-    return steps
 
 
 def _parts(rows: int) -> list[tuple[int, int]]:

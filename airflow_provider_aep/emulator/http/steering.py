@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator.call import Answer, read_json
 from airflow_provider_aep.emulator.errors import Refusal, problem
-from airflow_provider_aep.emulator.store import KINDS
-
-if TYPE_CHECKING:
-    from airflow_provider_aep.emulator.platform import Platform
+from airflow_provider_aep.emulator.flow_service.request import ApiResponse, read_json
+from airflow_provider_aep.emulator.flow_service.store import KINDS
+from airflow_provider_aep.emulator.platform import Outgoing, Platform
 
 BASE = "/_emulator"
 
@@ -37,7 +35,19 @@ POST   /_emulator/rows              {"dataset_id": "...", "rows": [...]}: rows t
 """
 
 
-def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
+class SteeredPlatform(Platform):
+    """A platform that also answers under `/_emulator`; time does not begin with such a request."""
+
+    def handle(self, request: httpx.Request) -> Outgoing:
+        if not request.url.path.startswith(BASE):
+            return super().handle(request)
+        request.read()
+        with self.lock:
+            self.tick()
+            return Outgoing(self.render(request, lambda: _answer(self, request, request.url.path)), None, 0.0)
+
+
+def _answer(platform: Platform, request: httpx.Request, path: str) -> ApiResponse:
     """Answer a request under `/_emulator`; no token is needed.
 
     Raises:
@@ -53,7 +63,7 @@ def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
     if work is None:
         raise Refusal(404, {"message": "No such page", "pages": HELP.splitlines()})
     try:
-        return Answer(200, work(platform, body))
+        return ApiResponse(200, work(platform, body))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as trouble:
         raise problem(400, "Bad Request", f"{type(trouble).__name__}: {trouble}") from None
 
@@ -73,7 +83,7 @@ def _summary(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
         },
         "tokens_issued": platform.gateway.issued,
         "runs_under_way": len(platform.runs.run_plans),
-        "next_due": platform.runs.next_due(),
+        "next_due": platform.timers.next_due(),
         "files": files,
     }
 

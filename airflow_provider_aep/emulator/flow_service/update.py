@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from airflow_provider_aep.emulator import patch, rules
-from airflow_provider_aep.emulator.call import Call
-from airflow_provider_aep.emulator.errors import flow_service, missing, version_mismatch
-from airflow_provider_aep.emulator.making import date, ends, inherit, operation
+from airflow_provider_aep.emulator.errors import flow_error, missing, version_mismatch
+from airflow_provider_aep.emulator.flow_service import patch, validation
+from airflow_provider_aep.emulator.flow_service.create import date, ends, inherit, operation
+from airflow_provider_aep.emulator.flow_service.filters import Document
+from airflow_provider_aep.emulator.flow_service.request import ApiRequest
+from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, FLOW_SPECS, ConnectionSpec
 from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.query import Entity
-from airflow_provider_aep.emulator.specs import CONNECTION_SPECS, FLOW_SPECS, ConnectionSpec
 
 _PATCHABLE = {
     "connections": {"name", "description", "auth", "encryption"},
@@ -24,7 +24,7 @@ _PATCHABLE = {
 }
 
 
-def patched(call: Call, kind: str, entity: Entity, options: Options) -> tuple[Entity, set[str]]:
+def patched(request: ApiRequest, kind: str, entity: Document, options: Options) -> tuple[Document, set[str]]:
     """A copy of the entity with the call's PATCH applied, and the names of the members that it touched.
 
     Raises:
@@ -32,28 +32,28 @@ def patched(call: Call, kind: str, entity: Entity, options: Options) -> tuple[En
     """
     changed = copy.deepcopy(entity)
     touched = set()
-    for name, steps, value in patch.read_patch(call.body):
+    for name, steps, value in patch.read_patch(request.body):
         _allow(kind, steps)
-        if rules.MASK in str(value) and steps[0] == "auth":
-            raise flow_service(1455, 400, "auth: a masked value cannot be written back")
+        if validation.MASK in str(value) and steps[0] == "auth":
+            raise flow_error(1455, 400, "auth: a masked value cannot be written back")
         patch.apply(name, changed, steps, value)
         touched.add(steps[0])
-    _check_changed(call, changed, touched, options)
-    changed["updatedAt"] = call.now_ms
+    _check_changed(request, changed, touched, options)
+    changed["updatedAt"] = request.now_ms
     if kind == "flows":
-        changed["lastOperation"] = operation("update", call.now_ms, call.body)
+        changed["lastOperation"] = operation("update", request.now_ms, request.body)
     return changed, touched
 
 
-def check_version(call: Call, entity: Entity, *, required: bool) -> None:
+def check_version(request: ApiRequest, entity: Document, *, required: bool) -> None:
     """`If-Match` has to name the current etag, with double quotes around it, as the OpenAPI says.
 
     Adobe's Postman collection puts it into the query, so it is looked for there, too.
     """
-    supplied = call.headers.get("if-match") or dict(call.pairs).get("if-match")
+    supplied = request.headers.get("if-match") or dict(request.pairs).get("if-match")
     if not supplied:
         if required:
-            raise flow_service(1403, 400, "The header If-Match is missing")
+            raise flow_error(1403, 400, "The header If-Match is missing")
         return
     quoted = supplied.startswith('"') and supplied.endswith('"') and len(supplied) > 1
     if not quoted or supplied.strip('"') != entity["etag"].strip('"'):
@@ -68,43 +68,43 @@ def _login(spec: ConnectionSpec, auth: Any, today: str) -> dict[str, Any]:
         return dict(auth)
     given = auth["params"]
     # A mask that was there already stands for a secret that passed when it was given.
-    fresh = {name: value for name, value in given.items() if value != rules.MASK}
-    chosen = rules.auth_spec(spec, auth)
-    rules.check_params(
+    fresh = {name: value for name, value in given.items() if value != validation.MASK}
+    chosen = validation.auth_spec(spec, auth)
+    validation.check_params(
         "auth.params", {name: rule for name, rule in chosen.params.items() if name in fresh or name not in given}, fresh
     )
-    return {"specName": chosen.name, "params": {"authorizedDate": today, **rules.mask(given)}}
+    return {"specName": chosen.name, "params": {"authorizedDate": today, **validation.mask(given)}}
 
 
 def _allow(kind: str, steps: tuple[str, ...]) -> None:
     if steps[0] == "connectionSpec":
-        raise flow_service(1414, 400, "The connection spec of a connection cannot be changed")
+        raise flow_error(1414, 400, "The connection spec of a connection cannot be changed")
     if steps[0] == "state":
-        raise flow_service(1456, 400, "state cannot be patched: use the action enable or disable")
+        raise flow_error(1456, 400, "state cannot be patched: use the action enable or disable")
     if kind == "sourceConnections" and steps[0] == "params":
-        raise flow_service(1455, 400, "params.datasets of a source connection cannot be changed")
+        raise flow_error(1455, 400, "params.datasets of a source connection cannot be changed")
     if steps[0] not in _PATCHABLE[kind]:
-        raise flow_service(1411, 400, f"Invalid entity path [/{'/'.join(steps)}]")
+        raise flow_error(1411, 400, f"Invalid entity path [/{'/'.join(steps)}]")
 
 
-def _check_changed(call: Call, after: Entity, touched: set[str], options: Options) -> None:
+def _check_changed(request: ApiRequest, after: Document, touched: set[str], options: Options) -> None:
     """Hold what a patch has left against the rules of a creation; what is missing now is 400, not 422."""
-    with rules.missing_is(1455):
-        rules.name_of(after)
+    with validation.missing_is(1455):
+        validation.name_of(after)
         spec = CONNECTION_SPECS[after["connectionSpec"]["id"]] if "connectionSpec" in after else None
         if "auth" in touched and spec is not None:
-            after["auth"] = _login(spec, after.get("auth"), date(call.now))
+            after["auth"] = _login(spec, after.get("auth"), date(request.now))
         if "params" in touched and spec is not None:
-            after["params"] = rules.target_params(spec, after.get("params"), options)
+            after["params"] = validation.target_params(spec, after.get("params"), options)
         if "sourceConnectionIds" in touched:
-            rules.one_id("sourceConnectionIds", after.get("sourceConnectionIds"))
-            rules.flow_fits(FLOW_SPECS[after["flowSpec"]["id"]], *ends(call, after))
-            inherit(call, after)
+            validation.one_id("sourceConnectionIds", after.get("sourceConnectionIds"))
+            validation.flow_fits(FLOW_SPECS[after["flowSpec"]["id"]], *ends(request, after))
+            inherit(request, after)
         if "scheduleParams" in touched:
-            after["scheduleParams"] = rules.schedule(
-                after.get("scheduleParams"), now=call.now, options=options, whole=False
+            after["scheduleParams"] = validation.schedule(
+                after.get("scheduleParams"), now=request.now, options=options, whole=False
             )
         if "transformations" in touched and not isinstance(after.get("transformations"), list):
-            raise flow_service(1455, 400, "transformations: a list is expected")
+            raise flow_error(1455, 400, "transformations: a list is expected")
         if "description" in after:
-            rules.text("description", after["description"], empty=True)
+            validation.text("description", after["description"], empty=True)
