@@ -31,12 +31,12 @@ def flow_error(code: int, status: int, text: str, title: str = "Bad request", me
 
     `message` is the extra member that some of its 400s carry.
     """
-    kind = f"{ERRORS}FLOW-{code}-{status}"
+    code_type = f"{ERRORS}FLOW-{code}-{status}"
     body: dict[str, Any] = {
-        "type": kind,
+        "type": code_type,
         "title": title,
         "status": status,
-        "report": {"detailed-message": text, "id": f"FLOW-{code}-{status}", "type": kind},
+        "report": {"detailed-message": text, "id": f"FLOW-{code}-{status}", "type": code_type},
         "errorMessage": text,
         "errorDetails": text,
     }
@@ -55,9 +55,9 @@ def missing(text: str) -> Refusal:
     return Refusal(422, {"errorMessage": text, "errorDetails": text, "report": {"detailed-message": text}})
 
 
-def not_found(kind: str, entity_id: str, *, in_path: bool) -> Refusal:
+def not_found(collection: str, entity_id: str, *, in_path: bool) -> Refusal:
     """An ID that no entity of this sandbox has; 404 in the path, 400 in a body."""
-    text = f"{kind} not found with id = [{entity_id}]"
+    text = f"{collection} not found with id = [{entity_id}]"
     return flow_error(1439, 404 if in_path else 400, text, "Resource not found")
 
 
@@ -66,9 +66,9 @@ def version_mismatch(supplied: str, current: str) -> Refusal:
     return flow_error(1404, 412, text, "Precondition failed")
 
 
-def adhoc_error(status: int, text: str) -> Refusal:
-    """The activation service says no in one sentence."""
-    return Refusal(status, {"message": text})
+def bad_parameter(text: str, status: int = 400) -> Refusal:
+    """The activation service refuses in one sentence."""
+    return Refusal(status, {"message": f"Invalid parameter: {text}"})
 
 
 def problem(status: int, title: str, detail: str) -> Refusal:

@@ -19,7 +19,7 @@ class Options:
     when the emulator is served over HTTP.
 
     Raises:
-        ValueError: a duration is negative, or a choice is none of those allowed.
+        ValueError: a duration is negative, or a choice is unknown.
     """
 
     org_id: str = ORG_ID

@@ -55,7 +55,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What is to happen on the line: wait, then send the response, or do what the fault says."""
+    """What happens on the line: wait, then send the response or do what the fault says."""
 
     response: httpx.Response | None
     fault: Fault | None
@@ -66,12 +66,12 @@ class Platform:
     """A local Adobe. `httpx.MockTransport(platform.respond)` puts it under a sync or an async client.
 
     `data` is the folder that exports are written to (a temporary one when not given); `clock` is its time; `seed`
-    decides over IDs and file names; `state` is a file that keeps everything over a restart. All other arguments are
+    determines IDs and file names; `state` is a file that keeps everything over a restart. All other arguments are
     members of `Options`. Any number of threads may use one platform.
 
     Raises:
-        TypeError: an argument that `Options` does not have.
-        ValueError: an option that means nothing, or a state file that cannot be read.
+        TypeError: an unknown option.
+        ValueError: an option out of range, or a state file that cannot be read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Platform:
         """Answer a request in this process.
 
         Raises:
-            httpx.TransportError: a fault says that no whole answer arrives.
+            httpx.TransportError: a fault breaks the line.
         """
         outgoing = self.handle(request)
         if outgoing.delay:
@@ -127,7 +127,7 @@ class Platform:
         """As `respond`, for an async client when delays must not block its loop.
 
         Raises:
-            httpx.TransportError: a fault says that no whole answer arrives.
+            httpx.TransportError: a fault breaks the line.
         """
         outgoing = self.handle(request)
         if outgoing.delay:
@@ -135,13 +135,12 @@ class Platform:
         return _deliver(outgoing, request)
 
     def handle(self, request: httpx.Request) -> Outgoing:
-        """Do what a request asks for and say what is to happen on the line; waits for nothing itself."""
+        """Do what a request asks for and say what happens on the line; never waits itself."""
         request.read()
         path = request.url.path.rstrip("/") or "/"
         with self.lock:
             self.clock.begin()
             now = self.tick()
-            date = {"Date": formatdate(now, usegmt=True)}  # a client may learn Adobe's time from it
             fault = self.faults.strike(request.method, (path, path.removeprefix(BASE)))
             delay = self.options.latency + (fault.seconds if fault and fault.kind == "delay" else 0.0)
             response = None
@@ -149,21 +148,17 @@ class Platform:
                 response = self.render(request, lambda: self._route(request, path, now))
                 self._save(written=request.method not in ("GET", "HEAD"))
             if fault is not None and fault.kind == "status":
-                status, headers, body = fault.answer()
-                response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=body)
+                status, headers, content = fault.answer()
+                response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=content)
             if response is not None:
-                response.headers.update(date)
-            if fault is not None and fault.kind not in ("status", "delay"):
-                self._log(request, path, None)
-                return Outgoing(response, fault, delay)
-            self._log(request, path, response.status_code if response else None)
-            return Outgoing(response, None, delay)
-
-    def _log(self, request: httpx.Request, path: str, status: int | None) -> None:
-        self.requests.append(Logged(request.method, path, status, request.url.query.decode("ascii")))
+                response.headers["Date"] = formatdate(now, usegmt=True)  # a client may learn Adobe's time from it
+            broken = fault if fault is not None and fault.kind not in ("status", "delay") else None
+            status_seen = response.status_code if response is not None and broken is None else None
+            self.requests.append(Logged(request.method, path, status_seen, request.url.query.decode("ascii")))
+            return Outgoing(response, broken, delay)
 
     def tick(self) -> float:
-        """Let everything happen that is due by now; gives back the emulated moment."""
+        """Do everything that is due by now and return the emulated moment."""
         with self.lock:
             now = self.clock.now()
             for timer in self.timers.pop_due(now):
@@ -230,20 +225,20 @@ class Platform:
 
     @property
     def creations(self) -> list[Creation]:
-        """Every entity that was made through the API, oldest first, deleted ones included."""
+        """Every entity created through the API, oldest first, deleted ones included."""
         return self.store.creations
 
     def sandbox(self, name: str = "prod") -> Sandbox:
         return self.store.sandboxes[name]
 
-    def live(self, kind: str, sandbox: str = "prod") -> list[Document]:
-        """The entities of a kind that exist now, as they would be given out."""
+    def live(self, collection: str, sandbox: str = "prod") -> list[Document]:
+        """The entities of a collection that exist now, as a GET shows them."""
         with self.lock:
             self.tick()
-            return list(self.sandbox(sandbox).collections[kind])
+            return list(self.sandbox(sandbox).collections[collection])
 
     def expire_tokens(self) -> None:
-        """Make every token issued so far invalid, so that its next use draws 401013."""
+        """Invalidate every token issued so far; its next use is refused with 401013."""
         self.gateway.expire_tokens()
 
     def refuse_filter(
@@ -262,12 +257,12 @@ class Platform:
             KeyError: there is no such dataflow.
         """
         with self.lock:
-            self.tick()  # a run that is due already is not the next one
-            scripts = self.runs.any_flow if flow_id == "*" else self.runs.flow_plans[flow_id].scripts
+            self.tick()  # a run that is already due is not the next one
+            scripts = self.runs.scripts if flow_id == "*" else self.runs.flows[flow_id].scripts
             scripts.append(Script(outcome, **members))
 
     def start_run(self, flow_id: str) -> Document:
-        """Start a run of a dataflow at once, as if a slot of its schedule had come."""
+        """Start a run of a dataflow now, as if its schedule had fallen due."""
         with self.lock:
             now = self.tick()
             return self.runs.create(self._flow(flow_id), now)
@@ -278,7 +273,7 @@ class Platform:
             self.runs.add_history(self._flow(flow_id), count, every_seconds, self.tick())
 
     def add_rows(self, dataset_id: str, rows: list[dict[str, Any]]) -> None:
-        """Let rows arrive in a dataset now."""
+        """Add rows to a dataset; they arrive now."""
         with self.lock:
             self.lake.add_rows(dataset_id, rows, int(self.tick() * 1000))
             self.store.dirty = True
@@ -304,17 +299,17 @@ class Platform:
                 self.save()
 
     def _save(self, *, written: bool) -> None:
-        """Save what a caller has written before it is acknowledged, and what time has brought twice a second."""
+        """Save a write before it is acknowledged, and what else has changed twice a second."""
         late = time.monotonic() - self._saved_at > 0.5
         if self._state is not None and self.store.dirty and (written or late):
             self.save()
             self._saved_at = time.monotonic()
 
     def data_folder(self) -> None:
-        """Make the folder of the exports, so that a wrong one is told at once and not by a failed run.
+        """Create the folder of the exports, so that a wrong one fails now and not in a run.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be created.
         """
         if self.data is not None:
             self.data.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How an entity is made from the body of a POST, and what it inherits from others.
+"""How the body of a POST becomes an entity, and what that inherits from others.
 
 Source: the request and response examples of the destinations OpenAPI.
 """
@@ -12,36 +12,34 @@ from typing import Any
 
 from airflow_provider_aep.emulator.errors import flow_error, missing
 from airflow_provider_aep.emulator.flow_service import validation
-from airflow_provider_aep.emulator.flow_service.datasets import DATASETS
 from airflow_provider_aep.emulator.flow_service.filters import Document
 from airflow_provider_aep.emulator.flow_service.request import ApiRequest
-from airflow_provider_aep.emulator.flow_service.specs import DATA_LAKE, PROFILE_STORE
+from airflow_provider_aep.emulator.flow_service.specs import DATA_LAKE
 from airflow_provider_aep.emulator.flow_service.store import Store
 from airflow_provider_aep.emulator.options import Options
 
-DATASET_NAMES = {dataset.id: dataset.name for dataset in DATASETS.values()}
 _USER = "0A4334FA556585B77F000101@AdobeID"
 
 
-class Maker:
-    """Makes entities; nothing is added to a collection here.
+class Creator:
+    """Creates entities; none is added to its collection here.
 
     Raises:
-        Refusal: from `make`, for a body that breaks a rule.
+        Refusal: from `create`, for a body that breaks a rule.
     """
 
     def __init__(self, store: Store, options: Options) -> None:
         self._store, self._options = store, options
-        self._kinds: dict[str, Callable[[ApiRequest, dict[str, Any]], Document]] = {
+        self._connections: dict[str, Callable[[ApiRequest, dict[str, Any]], Document]] = {
             "connections": self._connection,
             "sourceConnections": self._source_connection,
             "targetConnections": self._target_connection,
         }
 
-    def make(self, request: ApiRequest, kind: str) -> Document:
+    def create(self, request: ApiRequest, collection: str) -> Document:
         body = validation.body_object(request.body)
-        if kind != "flows":
-            return self._kinds[kind](request, body)
+        if collection != "flows":
+            return self._connections[collection](request, body)
         with validation.missing_is(1425):
             return self._flow(request, body)
 
@@ -83,17 +81,14 @@ class Maker:
     def _source_connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
         entity = self._entity(request, body)
         spec = validation.connection_spec(body)
-        if not spec.source:
+        if spec.id != DATA_LAKE:
             raise flow_error(1413, 400, f"Connection spec [{spec.id}] is not one of a source")
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
         if body.get("baseConnectionId") is not None:
             entity["baseConnectionId"] = _base(request, body, spec.id)["id"]
         else:
             entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
-        if spec.id == DATA_LAKE:
-            entity["params"] = {"datasets": validation.datasets(body.get("params"), DATASET_NAMES)}
-        if spec.id == PROFILE_STORE:
-            entity["typeInfo"] = {"type": "ProfileFragments", "id": "ups"}
+        entity["params"] = {"datasets": validation.datasets(body.get("params"))}
         if body.get("data") is not None:
             entity["data"] = copy.deepcopy(body["data"])
         entity["inheritedAttributes"] = _inherited(entity["baseConnectionId"], entity)
@@ -102,7 +97,7 @@ class Maker:
     def _target_connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
         entity = self._entity(request, body)
         spec = validation.connection_spec(body)
-        if spec.source:
+        if spec.id == DATA_LAKE:
             raise flow_error(1413, 400, f"Connection spec [{spec.id}] is not one of a destination")
         base = _base(request, body, spec.id)
         entity["baseConnectionId"] = base["id"]
@@ -114,17 +109,16 @@ class Maker:
     def _flow(self, request: ApiRequest, body: dict[str, Any]) -> Document:
         entity = self._entity(request, body)
         entity.setdefault("description", "")
-        spec = validation.flow_spec(body)
-        entity["flowSpec"] = {"id": spec.id, "version": "1.0"}
+        spec_id = validation.flow_spec(body)
+        entity["flowSpec"] = {"id": spec_id, "version": "1.0"}
         for member in ("sourceConnectionIds", "targetConnectionIds"):
             entity[member] = [validation.one_id(member, body.get(member))]
-        validation.flow_fits(spec, *ends(request, entity))
+        validation.check_ends(spec_id, *ends(request, entity))
         entity["transformations"] = validation.transformations(body.get("transformations"))
-        # The OpenAPI's own example of a dataset dataflow has no schedule; one can be patched in, until then it rests.
-        if "scheduleParams" in body and (spec.datasets or body["scheduleParams"] is not None):
-            entity["scheduleParams"] = validation.schedule(
-                body.get("scheduleParams"), now=request.now, options=self._options, whole=spec.datasets
-            )
+        # The OpenAPI's own example has no schedule: a dataflow rests until one is patched in.
+        if "scheduleParams" in body:
+            schedule = body["scheduleParams"]
+            entity["scheduleParams"] = validation.schedule(schedule, now=request.now, options=self._options)
         inherit(request, entity)
         entity["runs"] = f"/runs?property=flowId=={entity['id']}"
         entity["lastOperation"] = operation("create", request.now_ms, [])
@@ -136,7 +130,7 @@ def _base(request: ApiRequest, body: dict[str, Any], spec_id: str) -> Document:
     base_id = body.get("baseConnectionId")
     if not base_id:
         raise missing("baseConnectionId 'baseConnectionId' is required")
-    base = request.collection("connections").get(str(base_id), in_path=False)
+    base = request.entities("connections").get(str(base_id), in_path=False)
     used = base["connectionSpec"]["id"]
     if used != spec_id:
         raise flow_error(1413, 400, f"Base connection [{base_id}] has connection spec [{used}]")
@@ -144,19 +138,16 @@ def _base(request: ApiRequest, body: dict[str, Any], spec_id: str) -> Document:
 
 
 def ends(request: ApiRequest, flow: Document) -> tuple[Document, Document]:
-    source = request.collection("sourceConnections").get(flow["sourceConnectionIds"][0], in_path=False)
-    return source, request.collection("targetConnections").get(flow["targetConnectionIds"][0], in_path=False)
+    source = request.entities("sourceConnections").get(flow["sourceConnectionIds"][0], in_path=False)
+    return source, request.entities("targetConnections").get(flow["targetConnectionIds"][0], in_path=False)
 
 
 def inherit(request: ApiRequest, flow: Document) -> None:
     source, target = ends(request, flow)
-    seen = {"id": source["id"], "connectionSpec": source["connectionSpec"]}
-    if "typeInfo" in source:
-        seen["typeInfo"] = source["typeInfo"]
     base = target["inheritedAttributes"]["baseConnection"]
     flow["inheritedAttributes"] = {
         "properties": {"isDestinationFlow": True},
-        "sourceConnections": [seen],
+        "sourceConnections": [{"id": source["id"], "connectionSpec": source["connectionSpec"]}],
         "targetConnections": [{"id": target["id"], "connectionSpec": target["connectionSpec"], "baseConnection": base}],
     }
 

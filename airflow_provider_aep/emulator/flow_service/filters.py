@@ -42,7 +42,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
         ["id", "name", "providerId", "version", "attributes", "sourceConnectionSpecIds", "targetConnectionSpecIds"]
     ),
 }
-"""What may stand first in the path of a filter or an order, for each kind of entity."""
+"""What may stand first in the path of a filter or an order, by collection."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class RefusedFilter:
 
 
 def read_query(
-    kind: str, pairs: Iterable[tuple[str, str]], *, most: int = 100, refused: Sequence[RefusedFilter] = ()
+    collection: str, pairs: Iterable[tuple[str, str]], *, most: int = 100, refused: Sequence[RefusedFilter] = ()
 ) -> Query:
-    """The query parameters of GET /{kind}, checked.
+    """The query parameters of GET /{collection}, checked.
 
     Raises:
         Refusal: 1401, 1423, 1432, 1433, 1443, 1451, 1452 or 1453, each 400, as Adobe's error page lists them.
@@ -105,11 +105,11 @@ def read_query(
     token: str | None = None
     for name, value in pairs:
         if name == "property":
-            filters += _filters(kind, value)
+            filters += _filters(collection, value)
         elif name == "limit":
             limit = _limit(value, most)
         elif name == "orderby":
-            order = _order(kind, value)
+            order = _order(collection, value)
         elif name == "count":
             if value.lower() not in ("true", "false"):
                 raise flow_error(1452, 400, f"count={value}: true or false is expected")
@@ -118,22 +118,22 @@ def read_query(
             token = value or None
         elif value.startswith("=") or re.search(r"[<>]", name):
             # An unencoded `&` between two filters makes the second look like a parameter of its own.
-            filters += _filters(kind, f"{name}={value}" if value else name)
+            filters += _filters(collection, f"{name}={value}" if value else name)
         else:
             raise flow_error(1451, 400, f"Unknown query parameter [{name}]")
     if count and limit is not None:
         raise flow_error(1401, 400, "limit and count cannot be requested together")
     for one in filters:
-        _refuse(refused, kind, one.path, one.operator, len(one.values) > 1)
+        _refuse(refused, collection, one.path, one.operator, len(one.values) > 1)
     for path, _ in order:
-        _refuse(refused, kind, path, "orderby", False)
+        _refuse(refused, collection, path, "orderby", False)
     return Query(tuple(filters), limit, order, count, token)
 
 
 def read_search(
-    kind: str, body: Mapping[str, Any], token: str | None, *, refused: Sequence[RefusedFilter] = ()
+    collection: str, body: Mapping[str, Any], token: str | None, *, refused: Sequence[RefusedFilter] = ()
 ) -> Query:
-    """The body of POST /{kind}/search: {"queryString", "limit" up to 1000, "orderby", "count"}.
+    """The body of POST /{collection}/search: {"queryString", "limit" up to 1000, "orderby", "count"}.
 
     Raises:
         Refusal: as `read_query`.
@@ -143,10 +143,10 @@ def read_search(
     pairs += [(name, str(body[name])) for name in ("limit", "orderby", "count") if body.get(name) is not None]
     if token:
         pairs.append(("continuationToken", token))
-    return read_query(kind, pairs, most=1000, refused=refused)
+    return read_query(collection, pairs, most=1000, refused=refused)
 
 
-def _filters(kind: str, text: str) -> list[Filter]:
+def _filters(collection: str, text: str) -> list[Filter]:
     found = []
     for part in _JOINT.split(text):
         part = part.removeprefix("property=").strip()
@@ -155,7 +155,7 @@ def _filters(kind: str, text: str) -> list[Filter]:
             raise flow_error(1448, 400, f"Invalid filter [{part}]")
         path, operator, value = match.groups()
         first = re.split(r"[.\[]", path)[0]
-        if first not in FIELDS[kind]:
+        if first not in FIELDS[collection]:
             raise flow_error(1423, 400, f"Unhandled filter field [{path}]")
         # Adobe prints a single `=` for the attributes of a spec, and nowhere else.
         if operator == "=" and first != "attributes":
@@ -176,21 +176,21 @@ def _limit(value: str, most: int) -> int:
     return min(number, most)
 
 
-def _order(kind: str, text: str) -> tuple[tuple[str, bool], ...]:
+def _order(collection: str, text: str) -> tuple[tuple[str, bool], ...]:
     found = []
     for part in text.split(","):
         path = part.strip().removeprefix("+")  # a `+` that was not encoded arrives as a blank
         descending = path.startswith("-")
         path = path.removeprefix("-")
-        if re.split(r"[.\[]", path)[0] not in FIELDS[kind]:
+        if re.split(r"[.\[]", path)[0] not in FIELDS[collection]:
             raise flow_error(1432, 400, f"orderby: [{part.strip()}] is not a field that can be ordered by")
         found.append((path, descending))
     return tuple(found)
 
 
-def _refuse(refused: Sequence[RefusedFilter], kind: str, path: str, operator: str, several: bool) -> None:
+def _refuse(refused: Sequence[RefusedFilter], collection: str, path: str, operator: str, several: bool) -> None:
     for one in refused:
-        if one.hits(kind, path, operator, several):
+        if one.hits(collection, path, operator, several):
             raise flow_error(one.code, 400, f"Filter on [{path}] with [{operator}] is not supported")
 
 
@@ -301,7 +301,7 @@ def read_token(token: str) -> list[Any]:
     raise refusal
 
 
-def next_href(kind: str, pairs: Iterable[tuple[str, str]], token: str) -> str:
+def next_href(collection: str, pairs: Iterable[tuple[str, str]], token: str) -> str:
     """The address of the next page, relative to Flow Service, with the parameters of this one."""
     kept = [("continuationToken", token), *(pair for pair in pairs if pair[0] != "continuationToken")]
-    return f"/{kind}?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in kept)
+    return f"/{collection}?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in kept)

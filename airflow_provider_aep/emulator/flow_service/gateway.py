@@ -10,7 +10,6 @@ import email.policy
 import math
 import secrets
 import time
-from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 import httpx
@@ -29,11 +28,11 @@ _SCOPES = {"openid", "session", "AdobeID", "read_organizations", "profile", "ema
 class Gateway:
     """Issues tokens and checks requests. Tokens live on real time, whatever the emulated clock does."""
 
-    def __init__(self, options: Options, store: Store, real_now: Callable[[], float] = time.monotonic) -> None:
-        self._options, self._store, self._real_now = options, store, real_now
+    def __init__(self, options: Options, store: Store) -> None:
+        self._options, self._store = options, store
         self._tokens: dict[str, float] = {}
         self.issued = 0
-        """How many tokens have been asked for with success."""
+        """How many tokens have been issued."""
 
     def token(self, request: httpx.Request) -> dict[str, object]:
         """POST /ims/token/v2 or v3: the fields in a form body or in the query.
@@ -56,7 +55,7 @@ class Gateway:
             wrong = ", ".join(sorted(scopes - _SCOPES)) or "none was given"
             raise ims_error(400, "invalid_scope", f"Invalid scope: {wrong}")
         token = f"eyJhbGciOiJSUzI1NiJ9.{secrets.token_urlsafe(48)}.{secrets.token_urlsafe(24)}"
-        self._tokens[token] = self._real_now() + self._options.token_seconds
+        self._tokens[token] = time.monotonic() + self._options.token_seconds
         self.issued += 1
         return {
             "access_token": token,
@@ -65,7 +64,7 @@ class Gateway:
         }
 
     def expire_tokens(self) -> None:
-        """Make every token issued so far invalid."""
+        """Invalidate every token issued so far."""
         self._tokens.clear()
 
     def check_caller(self, request: httpx.Request) -> None:
@@ -78,7 +77,7 @@ class Gateway:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not token:
             raise gateway_error(403, "403010", "Oauth token is missing")
-        if scheme.lower() != "bearer" or self._tokens.get(token.strip(), -math.inf) <= self._real_now():
+        if scheme.lower() != "bearer" or self._tokens.get(token.strip(), -math.inf) <= time.monotonic():
             raise gateway_error(401, "401013", "Oauth token is not valid")
         if not headers.get("x-api-key"):
             raise gateway_error(403, "403000", "Api Key is required")

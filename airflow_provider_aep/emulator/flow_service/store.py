@@ -20,7 +20,7 @@ from airflow_provider_aep.emulator.flow_service.filters import (
     write_token,
 )
 
-KINDS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
+COLLECTIONS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
 
 # The order when none is asked for. Source: the OpenAPI's text on lists, most recently created or updated first.
 _DEFAULT_ORDER = (("updatedAt", True),)
@@ -28,10 +28,10 @@ _KEPT_LISTINGS = 16
 
 
 class EntityCollection:
-    """All entities of one kind in one sandbox."""
+    """The entities of one sandbox under one path of the API, such as "flows"."""
 
-    def __init__(self, kind: str, visible_now: Callable[[], float]) -> None:
-        self.kind = kind
+    def __init__(self, name: str, visible_now: Callable[[], float]) -> None:
+        self.name = name
         self.items: dict[str, Document] = {}
         self._by_flow: dict[str, list[Document]] = {}
         self._hidden: dict[str, float] = {}
@@ -52,10 +52,11 @@ class EntityCollection:
             Refusal: there is none: 404, or 400 when the ID stood in a body.
         """
         if entity_id not in self.items:
-            raise not_found(self.kind, entity_id, in_path=in_path)
+            raise not_found(self.name, entity_id, in_path=in_path)
         return self.items[entity_id]
 
     def add(self, entity: Document, visible_from: float | None = None) -> None:
+        """Add an entity; lists leave it out until `visible_from`, a GET by its ID finds it at once."""
         self.items[entity["id"]] = entity
         if "flowId" in entity:
             self._by_flow.setdefault(entity["flowId"], []).append(entity)
@@ -123,7 +124,7 @@ class EntityCollection:
         for condition in query.filters:
             if condition.operator == "==" and condition.path == "id":
                 candidates = [self.items[one] for one in dict.fromkeys(condition.values) if one in self.items]
-            elif condition.operator == "==" and condition.path == "flowId" and self.kind == "runs":
+            elif condition.operator == "==" and condition.path == "flowId" and self.name == "runs":
                 candidates = [run for one in dict.fromkeys(condition.values) for run in self.runs_of(one)]
             else:
                 continue
@@ -195,7 +196,7 @@ class Store:
 
     def add_sandbox(self, name: str) -> None:
         number = random.Random(f"{self.seed} sandbox {name}").getrandbits(128)
-        collections = {kind: EntityCollection(kind, self.visible_now) for kind in KINDS}
+        collections = {collection: EntityCollection(collection, self.visible_now) for collection in COLLECTIONS}
         self.sandboxes[name] = Sandbox(name, str(uuid.UUID(int=number, version=4)), collections)
 
     def new_id(self) -> str:
@@ -208,6 +209,10 @@ class Store:
         self.serial += 1
         self.dirty = True
         return f'"{(self.serial * 0x9E3779B1) & 0xFFFFFFFF:08x}-0000-0200-0000-{int(now):08x}0000"'
+
+    def visible_from(self, delay: float) -> float | None:
+        """When lists show an entity that is added now."""
+        return self.visible_now() + delay if delay else None
 
     def note(self, creation: Creation) -> None:
         self.creations.append(creation)

@@ -6,41 +6,43 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-# Source: destinations OpenAPI, `scheduleParams`; the default layout is the tutorial's, written as a template.
-DEFAULT_FOLDER = "%DATASET_ID%/%EXPORT_TIME%"
+# Source: destinations OpenAPI, `scheduleParams`; the default is the tutorial's layout, written as a template.
+_DEFAULT = "%DATASET_ID%/%EXPORT_TIME%"
 
-# The macros that stand for a name, and what `write_export` takes each from. %DESTINATION_NAME% is in no list of
-# Adobe's, but in the OpenAPI's example.
-_NAMES = {
-    "DATASET_ID": "dataset_id",
-    "DATASET_NAME": "dataset_name",
-    "DESTINATION": "destination",
-    "DESTINATION_NAME": "destination",
-    "DESTINATION_INSTANCE_ID": "destination_instance_id",
-    "DESTINATION_INSTANCE_NAME": "destination_instance_name",
-    "ORGANIZATION_NAME": "organization_name",
-    "SANDBOX_NAME": "sandbox_name",
-}
+# The macros that stand for a name. %DESTINATION_NAME% is in none of Adobe's lists, but in the OpenAPI's example.
+_NAMES = (
+    "DATASET_ID",
+    "DATASET_NAME",
+    "DESTINATION",
+    "DESTINATION_NAME",
+    "DESTINATION_INSTANCE_ID",
+    "DESTINATION_INSTANCE_NAME",
+    "ORGANIZATION_NAME",
+    "SANDBOX_NAME",
+)
 _MACRO = re.compile(r"%([A-Z_]+)(?:\(([^()%]*)\))?%")
 _DATE_PART = re.compile(r"YYYY|yyyy|MM|dd|HH|mm|ss|[A-Za-z]+")
 _DATE_PARTS = {"YYYY": "%Y", "yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
 
 
 def check_template(template: str) -> None:
-    """Find out whether a folder template can be used.
+    """Refuse a folder template that cannot be used.
 
     Raises:
         ValueError: it has an unknown macro or time pattern, or a segment that no storage accepts.
     """
-    segments("folder template", expand_template(template, dict.fromkeys(_NAMES.values(), "x"), 0))
+    segments("folder template", expand_template(template, dict.fromkeys(_NAMES, "x"), 0))
 
 
-def expand_template(template: str, names: Mapping[str, str], export_time_ms: int) -> str:
-    """A folder template with its macros filled in; `/` in the template makes sub-folders, `/` in a name does not.
+def expand_template(template: str | None, names: Mapping[str, str], export_time_ms: int) -> str:
+    """A folder template (None: Adobe's default) with its macros filled in from `names` and the time of the export.
+
+    A `/` in the template makes a sub-folder, a `/` in a name does not.
 
     Raises:
-        ValueError: the template has an unknown macro or time pattern, or needs a name that `names` lacks.
+        ValueError: the template has an unknown macro or time pattern.
     """
+    template = template or _DEFAULT
     moment = datetime.fromtimestamp(export_time_ms / 1000, UTC)
 
     def part(match: re.Match[str]) -> str:
@@ -59,11 +61,7 @@ def expand_template(template: str, names: Mapping[str, str], export_time_ms: int
         if argument is not None or macro not in _NAMES:
             known = ", ".join(f"%{name}%" for name in (*_NAMES, "EXPORT_TIME", "DATETIME(YYYYMMdd_HHmmss)"))
             raise ValueError(f"folder template {template!r}: unknown macro {match[0]}; use {known}")
-        if _NAMES[macro] not in names:
-            raise ValueError(
-                f"folder template {template!r}: no value for {match[0]}: names[{_NAMES[macro]!r}] is missing"
-            )
-        return re.sub(r"[/\\]", "_", names[_NAMES[macro]])
+        return re.sub(r"[/\\]", "_", names[macro])
 
     return _MACRO.sub(value, template)
 

@@ -13,7 +13,7 @@ from airflow_provider_aep.emulator.flow_service import patch, validation
 from airflow_provider_aep.emulator.flow_service.create import date, ends, inherit, operation
 from airflow_provider_aep.emulator.flow_service.filters import Document
 from airflow_provider_aep.emulator.flow_service.request import ApiRequest
-from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, FLOW_SPECS, ConnectionSpec
+from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, ConnectionSpec
 from airflow_provider_aep.emulator.options import Options
 
 _PATCHABLE = {
@@ -24,8 +24,8 @@ _PATCHABLE = {
 }
 
 
-def patched(request: ApiRequest, kind: str, entity: Document, options: Options) -> tuple[Document, set[str]]:
-    """A copy of the entity with the call's PATCH applied, and the names of the members that it touched.
+def patched(request: ApiRequest, collection: str, entity: Document, options: Options) -> tuple[Document, set[str]]:
+    """A copy of the entity with the request's PATCH applied, and the names of the members that it touched.
 
     Raises:
         Refusal: the patch is malformed, writes where nothing may be written, or leaves an entity that breaks a rule.
@@ -33,14 +33,14 @@ def patched(request: ApiRequest, kind: str, entity: Document, options: Options) 
     changed = copy.deepcopy(entity)
     touched = set()
     for name, steps, value in patch.read_patch(request.body):
-        _allow(kind, steps)
+        _allow(collection, steps)
         if validation.MASK in str(value) and steps[0] == "auth":
             raise flow_error(1455, 400, "auth: a masked value cannot be written back")
         patch.apply(name, changed, steps, value)
         touched.add(steps[0])
     _check_changed(request, changed, touched, options)
     changed["updatedAt"] = request.now_ms
-    if kind == "flows":
+    if collection == "flows":
         changed["lastOperation"] = operation("update", request.now_ms, request.body)
     return changed, touched
 
@@ -67,23 +67,23 @@ def _login(spec: ConnectionSpec, auth: Any, today: str) -> dict[str, Any]:
     if "params" not in auth:
         return dict(auth)
     given = auth["params"]
-    # A mask that was there already stands for a secret that passed when it was given.
-    fresh = {name: value for name, value in given.items() if value != validation.MASK}
     chosen = validation.auth_spec(spec, auth)
-    validation.check_params(
-        "auth.params", {name: rule for name, rule in chosen.params.items() if name in fresh or name not in given}, fresh
-    )
+    # A mask that was there already stands for a secret that passed when it was given.
+    kept = {name for name, value in given.items() if value == validation.MASK}
+    schema = {**chosen.schema, "required": [name for name in chosen.schema["required"] if name not in kept]}
+    fresh = {name: value for name, value in given.items() if name not in kept}
+    validation.check_params("auth.params", schema, fresh)
     return {"specName": chosen.name, "params": {"authorizedDate": today, **validation.mask(given)}}
 
 
-def _allow(kind: str, steps: tuple[str, ...]) -> None:
+def _allow(collection: str, steps: tuple[str, ...]) -> None:
     if steps[0] == "connectionSpec":
         raise flow_error(1414, 400, "The connection spec of a connection cannot be changed")
     if steps[0] == "state":
         raise flow_error(1456, 400, "state cannot be patched: use the action enable or disable")
-    if kind == "sourceConnections" and steps[0] == "params":
+    if collection == "sourceConnections" and steps[0] == "params":
         raise flow_error(1455, 400, "params.datasets of a source connection cannot be changed")
-    if steps[0] not in _PATCHABLE[kind]:
+    if steps[0] not in _PATCHABLE[collection]:
         raise flow_error(1411, 400, f"Invalid entity path [/{'/'.join(steps)}]")
 
 
@@ -98,7 +98,7 @@ def _check_changed(request: ApiRequest, after: Document, touched: set[str], opti
             after["params"] = validation.target_params(spec, after.get("params"), options)
         if "sourceConnectionIds" in touched:
             validation.one_id("sourceConnectionIds", after.get("sourceConnectionIds"))
-            validation.flow_fits(FLOW_SPECS[after["flowSpec"]["id"]], *ends(request, after))
+            validation.check_ends(after["flowSpec"]["id"], *ends(request, after))
             inherit(request, after)
         if "scheduleParams" in touched:
             after["scheduleParams"] = validation.schedule(

@@ -10,21 +10,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from jsonschema import Draft7Validator, ValidationError, validators  # type: ignore[import-untyped]  # has no types
+
 from airflow_provider_aep.emulator.errors import Refusal, flow_error, invalid, missing, not_found
+from airflow_provider_aep.emulator.flow_service.datasets import DATASETS
 from airflow_provider_aep.emulator.flow_service.filters import whole_number
 from airflow_provider_aep.emulator.flow_service.specs import (
     CONNECTION_SPECS,
     DATA_LAKE,
     EXPORT_MODES,
     FLOW_SPECS,
-    FORMAT,
     FULL,
     SECRET_PARAMS,
     AuthSpec,
     ConnectionSpec,
-    FlowSpec,
-    Param,
-    Params,
+    Schema,
 )
 from airflow_provider_aep.emulator.flow_service.templates import check_template
 from airflow_provider_aep.emulator.options import Options
@@ -81,29 +81,12 @@ def text(where: str, value: Any, *, empty: bool = False) -> str:
 
 
 def connection_spec(body: Mapping[str, Any]) -> ConnectionSpec:
-    """The connection spec that a body names by ID and version.
+    """The connection spec that a body names.
 
     Raises:
-        Refusal: 422 for a missing member, 1413-400 for an unknown ID or version.
+        Refusal: as `flow_spec`.
     """
-    named = body.get("connectionSpec")
-    if not isinstance(named, dict):
-        raise missing("connectionSpec 'connectionSpec' is required")
-    _spec_version("connectionSpec", named)
-    spec = CONNECTION_SPECS.get(str(named["id"]))
-    if spec is None:
-        raise flow_error(
-            1413, 400, f"Connection spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
-        )
-    return spec
-
-
-def _spec_version(member: str, named: Mapping[str, Any]) -> None:
-    for part in ("id", "version"):
-        if not named.get(part):
-            raise missing(f"{member}.{part} '{part}' is required for spec info")
-    if str(named["version"]) != "1.0":
-        raise flow_error(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
+    return CONNECTION_SPECS[_known_spec("connectionSpec", "Connection spec", body, CONNECTION_SPECS)]
 
 
 def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | None:
@@ -122,7 +105,7 @@ def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | No
     params = given.get("params")
     if not isinstance(params, dict):
         raise missing("auth.params 'params' is required")
-    check_params("auth.params", chosen.params, params)
+    check_params("auth.params", chosen.schema, params)
     return {"specName": chosen.name, "params": {"authorizedDate": today, **mask(params)}}
 
 
@@ -143,49 +126,40 @@ def mask(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: MASK if name in SECRET_PARAMS else value for name, value in params.items()}
 
 
-def check_params(where: str, rules: Params, given: Mapping[str, Any]) -> None:
-    """Hold every member against its rule, as JSON Schema would; secret values are not repeated in the message.
+def check_params(where: str, schema: Schema, given: Mapping[str, Any]) -> None:
+    """Check `given` by a JSON Schema; null counts as missing, and the refusal does not repeat a secret.
 
     Raises:
-        Refusal: 1425-400, also for a member that is missing: 422 is for members of the entity itself.
+        Refusal: 1425-400, also for a missing member: 422 is for members of the entity itself.
     """
-    for name, rule in rules.items():
-        if given.get(name) is None:
-            if rule.required:
-                raise invalid(f"{where}.{name} '{name}' is required")
-            continue
-        value = given[name]
-        problem = _broken(rule, value)
-        if problem:
-            shown = "" if rule.secret else f" [{value}]"
-            raise invalid(f"{where}.{name}{shown} {problem}")
+    present = {name: value for name, value in given.items() if value is not None}
+    for error in _Validator(schema).iter_errors(present):
+        if error.validator == "required":
+            raise invalid(f"{where}: {error.message}")
+        secret = error.schema.get("format") == "password"
+        shown = "" if secret else f" [{error.instance}]"
+        raise invalid(f"{where}.{error.path[0]}{shown} breaks {error.validator} [{error.validator_value}]")
 
 
-def _broken(rule: Param, value: Any) -> str | None:
-    if rule.type == "boolean":
-        return None if isinstance(value, bool) else "is not true or false"
-    if rule.type == "port":  # Adobe prints a text in one place and a number in another
-        number = whole_number(value) if isinstance(value, str) else value
-        right = isinstance(number, int) and not isinstance(number, bool) and 0 < number < 65_536
-        return None if right else "is not a port, 1 to 65535"
-    if not isinstance(value, str):
-        return "is not a text"
-    if rule.enum:
-        return None if value in rule.enum else f"is none of {', '.join(rule.enum)}"
-    if rule.pattern:
-        # In JSON Schema `$` is the very end; Python's also matches before a last line break.
-        matches = re.search(rule.pattern, value) and not value.endswith("\n")
-        return None if matches else f"does not match the pattern {rule.pattern}"
-    if rule.base64:
-        try:
-            base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            return "is not base64"
-    return None if value else "is empty"
+def _pattern(_: Any, pattern: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
+    # In JSON Schema `$` is the very end; Python's also matches before a last line break.
+    if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
+        yield ValidationError("does not match the pattern")
 
 
-def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
-    """`params.datasets` of a source connection as it is kept; `known` maps the IDs of all datasets to their names.
+def _content_encoding(_: Any, encoding: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
+    """Only `base64` occurs; JSON Schema leaves it to each validator whether it looks."""
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        yield ValidationError(f"is not {encoding}")
+
+
+_Validator = validators.extend(Draft7Validator, {"pattern": _pattern, "contentEncoding": _content_encoding})
+
+
+def datasets(params: Any) -> list[dict[str, str]]:
+    """`params.datasets` of a source connection as it is kept.
 
     `name` may be left out: the OpenAPI requires it, but Adobe's service does without.
 
@@ -199,7 +173,7 @@ def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
     for one in found:
         if not isinstance(one, dict) or not isinstance(one.get("dataSetId"), str):
             raise missing("params.datasets.dataSetId 'dataSetId' is required")
-        if one["dataSetId"] not in known:
+        if one["dataSetId"] not in DATASETS:
             raise not_found("datasets", one["dataSetId"], in_path=False)
         if one["dataSetId"] in kept:
             raise invalid(f"params.datasets: dataset [{one['dataSetId']}] stands twice")
@@ -211,36 +185,40 @@ def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
 def target_params(spec: ConnectionSpec, params: Any, options: Options) -> dict[str, Any]:
     """`params` of a target connection, checked by its spec.
 
-    `datasetFileType` makes it one for datasets, `fileType` one for audiences; that both stand among the required
-    members of the spec is not meant.
-
     Raises:
         Refusal: 422 for a missing member, 1425-400 for a wrong one.
     """
     if not isinstance(params, dict):
         raise missing("params 'params' is required")
-    check_params("params", spec.target, params)
-    if not spec.dataset_flow_spec:
-        return dict(params)
-    for_audiences = "fileType" in params and "datasetFileType" not in params
-    rules = {**FORMAT, "datasetFileType": Param(enum=FORMAT["datasetFileType"].enum, required=not for_audiences)}
-    check_params("params", rules, params)
-    uncompressed = params.get("datasetFileType") == "JSON" and params["compression"] == "NONE"
+    check_params("params", spec.target_schema, params)
+    uncompressed = params["datasetFileType"] == "JSON" and params["compression"] == "NONE"
     if uncompressed and not options.seed_rules:
         raise invalid("params.compression [NONE]: datasets in JSON are exported with compression GZIP only")
     return dict(params)
 
 
-def flow_spec(body: Mapping[str, Any]) -> FlowSpec:
-    named = body.get("flowSpec")
+def flow_spec(body: Mapping[str, Any]) -> str:
+    """The ID of the flow spec that a body names.
+
+    Raises:
+        Refusal: 422 for a missing member, 1413-400 for an unknown ID or version.
+    """
+    return _known_spec("flowSpec", "Flow spec", body, FLOW_SPECS)
+
+
+def _known_spec(member: str, title: str, body: Mapping[str, Any], known: Mapping[str, ConnectionSpec]) -> str:
+    named = body.get(member)
     if not isinstance(named, dict):
-        raise missing("flowSpec 'flowSpec' is required")
-    _spec_version("flowSpec", named)
-    if str(named["id"]) not in FLOW_SPECS:
-        raise flow_error(
-            1413, 400, f"Flow spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
-        )
-    return FLOW_SPECS[str(named["id"])]
+        raise missing(f"{member} '{member}' is required")
+    for part in ("id", "version"):
+        if not named.get(part):
+            raise missing(f"{member}.{part} '{part}' is required for spec info")
+    if str(named["version"]) != "1.0":
+        raise flow_error(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
+    if str(named["id"]) not in known:
+        text = f"{title} id [{named['id']}] is not valid"
+        raise flow_error(1413, 400, text, message="Please provide a valid spec id")
+    return str(named["id"])
 
 
 def transformations(given: Any) -> list[Any]:
@@ -264,21 +242,13 @@ def one_id(member: str, value: Any) -> str:
     return value[0]
 
 
-def flow_fits(spec: FlowSpec, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
-    """Check that a flow spec joins such a source to such a target."""
-    for role, connection, allowed in (("Source", source, (spec.source,)), ("Target", target, spec.targets)):
+def check_ends(spec_id: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    """Refuse a flow spec that does not join such a source to such a target: 1413-400."""
+    for role, connection, expected in (("Source", source, DATA_LAKE), ("Target", target, FLOW_SPECS[spec_id].id)):
         used = connection["connectionSpec"]["id"]
-        if used not in allowed:
-            raise flow_error(
-                1413,
-                400,
-                f"{role} connection [{connection['id']}] has connection spec [{used}]; flow spec [{spec.id}]"
-                f" takes {', '.join(allowed)}",
-            )
-    if spec.datasets and "datasetFileType" not in target["params"]:
-        raise invalid(f"Target connection [{target['id']}] has no datasetFileType: it cannot take datasets")
-    if spec.source == DATA_LAKE and not source.get("params", {}).get("datasets"):
-        raise invalid(f"Source connection [{source['id']}] has no datasets")
+        if used != expected:
+            text = f"{role} connection [{connection['id']}] has connection spec [{used}]; flow spec [{spec_id}] takes"
+            raise flow_error(1413, 400, f"{text} {expected}")
 
 
 def schedule(given: Any, *, now: float, options: Options, whole: bool = True) -> dict[str, Any]:

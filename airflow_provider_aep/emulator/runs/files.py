@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from airflow_provider_aep.emulator.flow_service.datasets import SeedDataset, model_rows
-from airflow_provider_aep.emulator.flow_service.templates import DEFAULT_FOLDER, expand_template, segments
+from airflow_provider_aep.emulator.flow_service.specs import ConnectionSpec
+from airflow_provider_aep.emulator.flow_service.templates import expand_template, segments
 
 ROWS_PER_FILE = 2000
 
-# datasetFileType, compression -> how a file's name ends. JSON without compression is refused by Adobe today and
-# was allowed while the feature was in beta.
+# The end of a file's name by datasetFileType and compression. Adobe refuses uncompressed JSON today and allowed it in
+# the beta.
 _ENDINGS = {
     ("JSON", "GZIP"): "json.gz",
     ("JSON", "NONE"): "json",
@@ -52,45 +52,43 @@ class Written:
 def write_export(
     *,
     root: Path,
-    destination: str,
-    target_params: Mapping[str, Any],
-    base_auth_params: Mapping[str, Any],
+    spec: ConnectionSpec,
+    target: Mapping[str, Any],
+    login: Mapping[str, Any],
     dataset: SeedDataset,
     rows: Iterable[dict[str, Any]],
     export_time_ms: int,
     folder_template: str | None,
     names: Mapping[str, str],
-    flow_id: str,
     run_id: str,
     seed: int = 0,
 ) -> Written:
-    """Write the rows of one dataset under `root/<destination>/<bucket or container>/<path>/<folder>`.
+    """Write the rows of one dataset under `root/<storage>/<bucket or container>/<path>/<folder>`.
 
-    `destination` is one of s3, azure_blob, adls_gen2, data_landing_zone, gcs, sftp. `names` gives the template's
-    macros their values: `destination`, `destination_instance_id`, `destination_instance_name`, `sandbox_name`,
-    `organization_name`; `flow_id` stands in for a missing instance ID. No rows, no files and no folder.
+    `target` and `login` are the params of the target connection and of the login, `names` the values of the
+    template's macros other than the dataset's own. No rows, no files and no folder.
 
-    A file appears under its name only when it is complete. File names follow from `seed`, `run_id` and the dataset,
-    so a run that is written again replaces its own files, and two runs in one folder keep apart. Names and number
-    are as in Spark's output: several files even for small data. Source: Adobe's guide to exporting datasets,
-    "Verify successful dataset export".
+    A file appears under its name only when it is complete. Names follow from `seed`, `run_id` and the dataset, so a run
+    that is written again replaces its own files, and two runs in one folder keep apart. As in Spark's output there are
+    several files even for small data. Source: tutorial "Export datasets by using the Flow Service API", "Verify
+    successful dataset export".
 
     Raises:
-        ValueError: a parameter is missing, a format is unknown, or the folder would lie outside of its bucket.
+        ValueError: a bucket is missing, a format is unknown, or the folder would lie outside of its bucket.
     """
-    ending = _ending(target_params)
-    bucket, above = _bucket(destination, target_params, base_auth_params)
-    path_param = "remotePath" if destination == "sftp" else "path"
-    template = folder_template or DEFAULT_FOLDER
-    values = {"destination_instance_id": flow_id, **names, "dataset_id": dataset.id, "dataset_name": dataset.name}
+    ending = _ending(target)
+    bucket, *above = spec.folders({**login, **target})
+    if len(segments("bucket", bucket)) != 1 or "/" in bucket:
+        raise ValueError(f"{spec.name} needs a bucket, container or domain, got {bucket!r}")
+    values = {**names, "DATASET_ID": dataset.id, "DATASET_NAME": dataset.name}
     inside = (
         *above,
-        *segments(path_param, str(target_params.get(path_param) or "")),
-        *segments("folder template", expand_template(template, values, export_time_ms)),
+        *segments(spec.path_param, str(target.get(spec.path_param) or "")),
+        *segments("folder template", expand_template(folder_template, values, export_time_ms)),
     )
-    folder = root.joinpath(destination, bucket, *inside)
+    folder = root.joinpath(spec.storage, bucket, *inside)
     if not folder.resolve().is_relative_to(root.resolve()):  # a link inside the bucket leads away
-        raise ValueError(f"{path_param}: {folder} is outside of {root}")
+        raise ValueError(f"{spec.path_param}: {folder} is outside of {root}")
     everything = list(rows)
     if not everything:
         return Written(folder, (), "/".join(inside))
@@ -132,45 +130,13 @@ def write_manifest(
     return tuple(paths)
 
 
-def _ending(target_params: Mapping[str, Any]) -> str:
-    form = target_params.get("datasetFileType"), target_params.get("compression")
+def _ending(target: Mapping[str, Any]) -> str:
+    form = target.get("datasetFileType"), target.get("compression")
     if form not in _ENDINGS:
         raise ValueError(
             f"datasetFileType={form[0]!r}, compression={form[1]!r}: JSON or PARQUET, NONE or GZIP expected"
         )
     return _ENDINGS[form]
-
-
-def _bucket(
-    destination: str, target_params: Mapping[str, Any], base_auth_params: Mapping[str, Any]
-) -> tuple[str, tuple[str, ...]]:
-    """The outermost folder of a storage, and the folders in it that the login already names."""
-    below: tuple[str, ...] = ()
-    match destination:
-        case "s3" | "gcs":
-            param, bucket = "bucketName", target_params.get("bucketName")
-        case "azure_blob":
-            param, bucket = "container", target_params.get("container")
-        case "sftp":
-            param, bucket = "domain", base_auth_params.get("domain")
-        case "data_landing_zone":
-            param, bucket = "container", "dlz-destination"
-        case "adls_gen2":
-            # abfss://{container}@{account}.dfs.core.windows.net/…, or the account's https address with the
-            # container as the first step of its path.
-            param, url = "url", urlsplit(str(base_auth_params.get("url", "")))
-            below = segments("url", url.path)
-            if url.scheme in ("abfs", "abfss"):
-                bucket = url.username
-            else:
-                bucket, below = (below[0] if url.netloc and below else None), below[1:]
-        case _:
-            raise ValueError(
-                f"destination={destination!r}: s3, azure_blob, adls_gen2, data_landing_zone, gcs or sftp expected"
-            )
-    if not isinstance(bucket, str) or "/" in bucket or len(segments(param, bucket)) != 1:
-        raise ValueError(f"{param}: {destination} needs a bucket, container or domain there, got {bucket!r}")
-    return bucket, below
 
 
 def _parts(rows: int) -> list[tuple[int, int]]:

@@ -11,157 +11,149 @@ from typing import Any
 from airflow_provider_aep.emulator.clock import Timer, Timers
 from airflow_provider_aep.emulator.flow_service.datasets import DATASETS, Lake
 from airflow_provider_aep.emulator.flow_service.filters import Document
-from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, FLOW_SPECS, FULL
+from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, FULL
 from airflow_provider_aep.emulator.flow_service.store import Sandbox, Store
 from airflow_provider_aep.emulator.flow_service.validation import TEMPLATES
 from airflow_provider_aep.emulator.options import Options
 from airflow_provider_aep.emulator.runs import metrics
 from airflow_provider_aep.emulator.runs.files import Written, write_export, write_manifest
-from airflow_provider_aep.emulator.runs.records import FlowPlan, RunPlan, Script
+from airflow_provider_aep.emulator.runs.records import ActiveRun, FlowProgress, Script
 
 _UNIT_SECONDS = {"hour": 3600, "day": 86_400}
 
-# When a run that takes its whole time does what; the rest of its time it works on silently.
+# The shares of its duration after which a run shows its start, and after which it shows a status.
 _STARTED, _REPORTED = 0.2, 0.6
 
 
 class Runs:
-    """All runs of the platform, past, present and due."""
+    """All runs of the platform: past, under way and due. Without `root` they count rows and write no files."""
 
     def __init__(
         self, store: Store, timers: Timers, lake: Lake, options: Options, root: Path | None, seed: int
     ) -> None:
-        self.flow_plans: dict[str, FlowPlan] = {}
-        self.run_plans: dict[str, RunPlan] = {}
-        self.written: deque[tuple[str, str, str, int, int]] = deque(maxlen=100_000)
-        """The files of all runs: run ID, dataset ID, path, rows, bytes."""
-        self.any_flow: list[Script] = []
-        """Scripts for the next runs of whichever dataflow."""
+        self.flows: dict[str, FlowProgress] = {}
+        self.active: dict[str, ActiveRun] = {}
+        self.written: deque[dict[str, Any]] = deque(maxlen=100_000)
+        """The files of all runs: run_id, dataset_id, path, rows, bytes."""
+        self.scripts: list[Script] = []
+        """For the next runs of any dataflow."""
         self._ended: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-        # Runs whose work is done and whose record does not tell of it yet.
-        self._store, self._timers, self._lake, self._options, self._root, self._seed = (
-            store,
-            timers,
-            lake,
-            options,
-            root,
-            seed,
-        )
+        """Metrics and activities of runs that have ended and whose entity does not show it yet."""
+        self._store, self._timers, self._lake = store, timers, lake
+        self._options, self._root, self._seed = options, root, seed
 
     # -- schedule ---------------------------------------------------------------------------------------------
 
     def plan(self, flow: Document, now: float, *, created: bool = False) -> None:
-        """Work out when a dataflow runs next, after it was made or its schedule changed.
+        """Set the timer of the next run, after the dataflow was created or its schedule changed.
 
-        A start that is already past when the dataflow is made means: at once, then in the rhythm of that start.
+        A start that is past when the dataflow is created means: now, then in the rhythm of that start.
         """
-        plan = self.flow_plans.setdefault(flow["id"], FlowPlan(flow["id"], flow["sandboxName"]))
-        plan.generation += 1
-        given = flow.get("scheduleParams")
-        if not FLOW_SPECS[flow["flowSpec"]["id"]].datasets or not given:
-            return
-        slot = now if created and given["startTime"] <= now else _next_slot(given, now)
-        self._schedule(plan, given, slot)
+        progress = self.flows.setdefault(flow["id"], FlowProgress(flow["id"], flow["sandboxName"]))
+        progress.generation += 1
+        schedule = flow.get("scheduleParams")
+        if schedule:
+            at_once = created and schedule["startTime"] <= now
+            self._plan_slot(progress, schedule, now if at_once else _next_slot(schedule, now))
 
     def forget(self, flow_id: str) -> None:
-        """A dataflow was deleted: it fires no more; a run under way ends as it would have."""
-        self.flow_plans.pop(flow_id, None)
+        """Start no more runs of a deleted dataflow; one under way ends as it would have."""
+        self.flows.pop(flow_id, None)
 
-    def _schedule(self, plan: FlowPlan, given: dict[str, Any], slot: float | None) -> None:
-        if slot is None or slot > given["endTime"]:
+    def _plan_slot(self, progress: FlowProgress, schedule: dict[str, Any], slot: float | None) -> None:
+        if slot is None or slot > schedule["endTime"]:
             return
-        first = self._options.first_run_seconds if plan.runs == 0 else 0
+        first = self._options.first_run_seconds if progress.runs == 0 else 0
         due = slot + self._options.run_start_seconds + first
-        self._timers.at(due, f"slot {slot}", plan.flow_id, plan.generation)
+        self._timers.at(due, f"slot {slot}", progress.flow_id, progress.generation)
 
     def fire(self, timer: Timer) -> bool:
         """Do what is due, if it is about a run: a slot of a schedule, or a step of a run under way."""
-        step, _, argument = timer.step.partition(" ")
+        step, _, slot = timer.step.partition(" ")
         if step == "slot":
-            self._slot(timer, float(argument))
+            self._start_slot(timer, float(slot))
             return True
-        work = {"start": self._start, "report": self._report, "finish": self._finish, "tell": self._tell}.get(step)
-        plan = self.run_plans.get(timer.key)
-        if work is not None and plan is not None:
-            work(plan, timer.due)
-        return work is not None
+        work = {"start": self._start, "report": self._report, "finish": self._finish, "publish": self._publish}
+        if step not in work:
+            return False
+        work[step](self.active[timer.key], timer.due)
+        return True
 
-    def _slot(self, timer: Timer, slot: float) -> None:
-        plan = self.flow_plans.get(timer.key)
-        if plan is None or plan.generation != timer.generation:
+    def _start_slot(self, timer: Timer, slot: float) -> None:
+        progress = self.flows.get(timer.key)
+        if progress is None or progress.generation != timer.generation:
             return
-        flow = self._sandbox(plan.sandbox).collections["flows"].get(plan.flow_id)
+        flow = self._sandbox(progress.sandbox).collections["flows"].get(progress.flow_id)
         if flow["state"] == "enabled":  # a slot that passes while the dataflow is disabled is skipped
             self.create(flow, timer.due, slot_ms=int(slot * 1000))
-        self._schedule(plan, flow["scheduleParams"], _next_slot(flow["scheduleParams"], slot))
+        self._plan_slot(progress, flow["scheduleParams"], _next_slot(flow["scheduleParams"], slot))
 
     # -- one run ----------------------------------------------------------------------------------------------
 
     def create(
         self, flow: Document, now: float, *, slot_ms: int | None = None, dataset_ids: Sequence[str] | None = None
     ) -> Document:
-        """Make a run of a dataflow: all of its datasets, or the given ones."""
+        """Start a run of a dataflow: of all its datasets, or of the given ones."""
         sandbox = self._sandbox(flow["sandboxName"])
-        plan = self.flow_plans[flow["id"]]
+        progress = self.flows[flow["id"]]
         source = sandbox.collections["sourceConnections"].get(flow["sourceConnectionIds"][0])
         target = sandbox.collections["targetConnections"].get(flow["targetConnectionIds"][0])
         base = sandbox.collections["connections"].items.get(target["baseConnectionId"], {})
         schedule = flow.get("scheduleParams") or {}
         spec = CONNECTION_SPECS[target["connectionSpec"]["id"]]
-        scripts = plan.scripts or self.any_flow
-        ids = [one["dataSetId"] for one in source.get("params", {}).get("datasets", [])]
-        run = self._record(flow, now)
-        self.run_plans[run["id"]] = RunPlan(
-            run_id=run["id"],
+        scripts = progress.scripts or self.scripts
+        ids = [one["dataSetId"] for one in source["params"]["datasets"]]
+        entity = self._add_entity(flow, now)
+        run = ActiveRun(
+            run_id=entity["id"],
             flow_id=flow["id"],
             sandbox=sandbox.name,
             slot_ms=int(now * 1000) if slot_ms is None else slot_ms,
             dataset_ids=ids if dataset_ids is None else [one for one in ids if one in dataset_ids],
             source_id=source["id"],
             target_id=target["id"],
-            storage=spec.storage,
-            params=dict(target["params"]),
+            spec_id=spec.id,
+            target=dict(target["params"]),
             login=dict((base.get("auth") or {}).get("params", {})),
             names={
-                "destination": spec.name,
-                "destination_instance_id": flow["id"],
-                "destination_instance_name": flow["name"],
-                "sandbox_name": sandbox.name,
-                "organization_name": self._options.org_id.split("@")[0],
+                "DESTINATION": spec.name,
+                "DESTINATION_NAME": spec.name,
+                "DESTINATION_INSTANCE_ID": flow["id"],
+                "DESTINATION_INSTANCE_NAME": flow["name"],
+                "SANDBOX_NAME": sandbox.name,
+                "ORGANIZATION_NAME": self._options.org_id.split("@")[0],
             },
             template=next((schedule[name] for name in TEMPLATES if schedule.get(name)), None),
             full=schedule.get("exportMode") == FULL,
             started_ms=int(now * 1000),
             script=scripts.pop(0) if scripts else Script(),
         )
-        plan.runs += 1
-        seconds = self.run_plans[run["id"]].script.seconds
-        seconds = self._options.run_seconds if seconds is None else seconds
-        self._timers.at(now + seconds * _STARTED, "start", run["id"])
-        self._timers.at(now + seconds * _REPORTED, "report", run["id"])
-        self._timers.at(now + seconds, "finish", run["id"])
-        return run
+        self.active[run.run_id] = run
+        progress.runs += 1
+        seconds = self._options.run_seconds if run.script.seconds is None else run.script.seconds
+        for share, step in ((_STARTED, "start"), (_REPORTED, "report"), (1, "finish")):
+            self._timers.at(now + seconds * share, step, run.run_id)
+        return entity
 
     def add_history(self, flow: Document, count: int, every_seconds: float, now: float) -> None:
-        """Finished runs of the past that exported nothing, oldest first, `every_seconds` apart."""
+        """Add finished runs of the past that exported nothing, `every_seconds` apart, oldest first."""
         source_id, target_id = flow["sourceConnectionIds"][0], flow["targetConnectionIds"][0]
         for number in range(count, 0, -1):
             ended = now - number * every_seconds
-            run = self._record(flow, ended - 1)
-            run["metrics"], run["activities"] = metrics.succeeded(
-                int(ended * 1000) - 1000, int(ended * 1000), source_id, target_id, [], [], self._word("success")
-            )
+            run = self._add_entity(flow, ended - 1)
             run["updatedAt"] = int(ended * 1000)
+            run["metrics"], run["activities"] = metrics.succeeded(
+                int(ended * 1000) - 1000, int(ended * 1000), source_id, target_id, [], [], self._cased("success")
+            )
 
-    def _record(self, flow: Document, now: float) -> Document:
-        sandbox = self._sandbox(flow["sandboxName"])
+    def _add_entity(self, flow: Document, now: float) -> Document:
         now_ms = int(now * 1000)
+        inherited = ("createdBy", "updatedBy", "createdClient", "updatedClient", "sandboxId", "sandboxName", "imsOrgId")
         run = {
             "id": self._store.new_id(),
             "createdAt": now_ms,
             "updatedAt": now_ms,
-            **{name: flow[name] for name in ("createdBy", "updatedBy", "createdClient", "updatedClient")},
-            **{name: flow[name] for name in ("sandboxId", "sandboxName", "imsOrgId")},
+            **{name: flow[name] for name in inherited},
             "flowId": flow["id"],
             "flowSpec": dict(flow["flowSpec"]),
             "providerRefId": self._store.new_id().replace("-", ""),
@@ -169,156 +161,142 @@ class Runs:
             "metrics": {},
             "activities": [],
         }
-        delay = self._options.list_delay
-        sandbox.collections["runs"].add(run, self._store.visible_now() + delay if delay else None)
+        visible_from = self._store.visible_from(self._options.list_delay)
+        self._sandbox(flow["sandboxName"]).collections["runs"].add(run, visible_from)
         return run
 
-    def _start(self, plan: RunPlan, now: float) -> None:
-        plan.started_ms = int(now * 1000)
-        self._update(plan, now, metrics.in_progress(plan.started_ms, None))
+    def _start(self, run: ActiveRun, now: float) -> None:
+        run.started_ms = int(now * 1000)
+        self._update(run, now, metrics.in_progress(run.started_ms, None))
 
-    def _report(self, plan: RunPlan, now: float) -> None:
-        self._update(plan, now, metrics.in_progress(plan.started_ms, self._word("processing")))
+    def _report(self, run: ActiveRun, now: float) -> None:
+        self._update(run, now, metrics.in_progress(run.started_ms, self._cased("processing")))
 
-    def _finish(self, plan: RunPlan, now: float) -> None:
-        """The work ends and its files are there; the record tells of it a little later."""
-        ended_ms = int(now * 1000)
-        script = plan.script
-        errors = script.errors
-        results = None
+    def _finish(self, run: ActiveRun, now: float) -> None:
+        """End the run; its files are there, its entity shows that a little later."""
+        script, errors, results = run.script, run.script.errors, None
         if script.outcome != "failed":
             try:
-                results = self._export(plan)
+                results = self._export(run)
             # A storage that cannot be written to, or added rows that fit in no schema.
             except (ImportError, OSError, ValueError, TypeError, OverflowError, NotImplementedError) as problem:
                 errors = [{**metrics.ABORTED, "message": f"Job aborted. {problem}"}]
+        status = script.status or self._cased("failed" if results is None else "success")
+        times = run.started_ms, int(now * 1000)
         if results is None:
-            word = script.status or self._word("failed")
-            found, activities = metrics.failed(
-                plan.started_ms, ended_ms, plan.source_id, plan.dataset_ids, errors, word
-            )
+            self._ended[run.run_id] = metrics.failed(*times, run.source_id, run.dataset_ids, errors, status)
         else:
             errors = errors or ([metrics.PARTLY] if script.outcome == "partial" else [])
-            word = script.status or self._word("success")
-            found, activities = metrics.succeeded(
-                plan.started_ms, ended_ms, plan.source_id, plan.target_id, results, errors, word
-            )
-        self._ended[plan.run_id] = (found, activities)
-        self._timers.at(now + self._options.late_seconds, "tell", plan.run_id)
+            self._ended[run.run_id] = metrics.succeeded(*times, run.source_id, run.target_id, results, errors, status)
+        self._timers.at(now + self._options.late_seconds, "publish", run.run_id)
 
-    def _tell(self, plan: RunPlan, now: float) -> None:
-        found, activities = self._ended.pop(plan.run_id)
-        self._update(plan, now, found, activities)
-        del self.run_plans[plan.run_id]
-        flow = self._sandbox(plan.sandbox).collections["flows"].items.get(plan.flow_id)
+    def _publish(self, run: ActiveRun, now: float) -> None:
+        """Show the end in the run's entity and in its dataflow's."""
+        found, activities = self._ended.pop(run.run_id)
+        self._update(run, now, found, activities)
+        del self.active[run.run_id]
+        flows = self._sandbox(run.sandbox).collections["flows"]
+        flow = flows.items.get(run.flow_id)
         if flow is None:
             return
-        duration = found["durationSummary"]
         flow["lastRunDetails"] = {
-            "id": plan.run_id,
-            "state": "failed" if "recordSummary" in found and "sizeSummary" not in found else "success",
-            "startedAtUTC": duration["startedAtUTC"],
-            "completedAtUTC": duration["completedAtUTC"],
+            "id": run.run_id,
+            "state": "success" if "sizeSummary" in found else "failed",
+            **found["durationSummary"],
         }
         # In Adobe's example the etag of a dataflow is newer than its last run and its `updatedAt` much older: the
         # service writes the end of a run into it. So an etag ages without any user.
         flow["etag"] = flow["version"] = self._store.new_etag(now)
-        self._sandbox(plan.sandbox).collections["flows"].changed()
+        flows.changed()
 
     def _update(
-        self, plan: RunPlan, now: float, found: dict[str, Any], activities: list[dict[str, Any]] | None = None
+        self, run: ActiveRun, now: float, found: dict[str, Any], activities: Sequence[dict[str, Any]] = ()
     ) -> None:
-        runs = self._sandbox(plan.sandbox).collections["runs"]
-        run = runs.get(plan.run_id)
-        run["metrics"] = found
-        run["updatedAt"] = int(now * 1000)
-        run["etag"] = self._store.new_etag(now)
-        if activities is not None:
-            run["activities"] = activities
+        runs = self._sandbox(run.sandbox).collections["runs"]
+        changes = {"updatedAt": int(now * 1000), "etag": self._store.new_etag(now)}
+        runs.get(run.run_id).update(metrics=found, activities=list(activities), **changes)
         runs.changed()
 
-    def _export(self, plan: RunPlan) -> list[metrics.DatasetResult]:
-        flow_plan = self.flow_plans.get(plan.flow_id) or FlowPlan(plan.flow_id, plan.sandbox)
+    def _export(self, run: ActiveRun) -> list[metrics.DatasetResult]:
+        progress = self.flows.get(run.flow_id) or FlowProgress(run.flow_id, run.sandbox)
         results, exports = [], []
-        losing = plan.script.failed_records if plan.script.outcome == "partial" else 0
-        for dataset_id in plan.dataset_ids:
-            after_ms = None if plan.full else flow_plan.exported_until_ms.get(dataset_id)
-            rows = self._rows(plan, dataset_id, after_ms)
-            kept = rows[: len(rows) - min(losing, len(rows))]
+        losing = run.script.failed_records if run.script.outcome == "partial" else 0
+        for dataset_id in run.dataset_ids:
+            rows = self._rows(run, dataset_id, None if run.full else progress.exported_until_ms.get(dataset_id))
+            kept = rows[: max(len(rows) - losing, 0)]
             losing -= len(rows) - len(kept)
-            export = self._write(plan, dataset_id, kept)
+            export = self._write(run, dataset_id, kept)
             exports.append(export)
-            flow_plan.exported_until_ms[dataset_id] = plan.slot_ms
+            progress.exported_until_ms[dataset_id] = run.slot_ms
             size = sum(file.bytes for file in export.files)
             results.append(metrics.DatasetResult(dataset_id, len(rows), len(kept), len(export.files), size))
             for file in export.files:
-                self.written.append((plan.run_id, dataset_id, str(file.path), file.rows, file.bytes))
-        if plan.params.get("includeFileManifest") and self._root is not None:
-            write_manifest(exports, destination_id=plan.flow_id, run_id=plan.run_id, scheduled_time_ms=plan.slot_ms)
+                about = {"path": str(file.path), "rows": file.rows, "bytes": file.bytes}
+                self.written.append({"run_id": run.run_id, "dataset_id": dataset_id, **about})
+        if run.target.get("includeFileManifest"):
+            write_manifest(exports, destination_id=run.flow_id, run_id=run.run_id, scheduled_time_ms=run.slot_ms)
         return results
 
-    def _rows(self, plan: RunPlan, dataset_id: str, after_ms: int | None) -> Sequence[Any]:
-        """The rows of an export, or, where none are written, as many stand-ins."""
-        if plan.script.outcome == "empty":
+    def _rows(self, run: ActiveRun, dataset_id: str, after_ms: int | None) -> Sequence[Any]:
+        """The rows of an export, or, where none are written, as many numbers."""
+        if run.script.outcome == "empty":
             return ()
         if self._root is None:
-            return range(self._lake.exported_count(dataset_id, after_ms, plan.slot_ms))
-        return list(self._lake.rows(dataset_id, after_ms, plan.slot_ms))
+            return range(self._lake.exported_count(dataset_id, after_ms, run.slot_ms))
+        return list(self._lake.rows(dataset_id, after_ms, run.slot_ms))
 
-    def _write(self, plan: RunPlan, dataset_id: str, rows: Sequence[Any]) -> Written:
+    def _write(self, run: ActiveRun, dataset_id: str, rows: Sequence[Any]) -> Written:
         if self._root is None:
             return Written(Path(), (), "")
         return write_export(
             root=self._root,
-            destination=plan.storage,
-            target_params=plan.params,
-            base_auth_params=plan.login,
+            spec=CONNECTION_SPECS[run.spec_id],
+            target=run.target,
+            login=run.login,
             dataset=DATASETS[dataset_id],
             rows=rows,
-            export_time_ms=plan.slot_ms,
-            folder_template=plan.template,
-            names=plan.names,
-            flow_id=plan.flow_id,
-            run_id=plan.run_id,
+            export_time_ms=run.slot_ms,
+            folder_template=run.template,
+            names=run.names,
+            run_id=run.run_id,
             seed=self._seed,
         )
 
-    def _word(self, status: str) -> str:
+    def _cased(self, status: str) -> str:
         return status.title() if self._options.status_case == "title" else status
 
     def _sandbox(self, name: str) -> Sandbox:
         return self._store.sandboxes[name]
 
-    # -- state ------------------------------------------------------------------------------------------------
+    # -- persistence ------------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
         return {
-            "flow_plans": [asdict(plan) for plan in self.flow_plans.values()],
-            "run_plans": [asdict(plan) for plan in self.run_plans.values()],
-            "ended": {key: list(value) for key, value in self._ended.items()},
-            "any_flow": [asdict(script) for script in self.any_flow],
-            "written": [list(one) for one in self.written],
+            "flows": [asdict(progress) for progress in self.flows.values()],
+            "active": [asdict(run) for run in self.active.values()],
+            "ended": {run_id: list(ended) for run_id, ended in self._ended.items()},
+            "scripts": [asdict(script) for script in self.scripts],
+            "written": list(self.written),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        for one in state["flow_plans"]:
-            plan = FlowPlan(**{**one, "scripts": [Script(**script) for script in one["scripts"]]})
-            self.flow_plans[plan.flow_id] = plan
-        for one in state["run_plans"]:
-            run = RunPlan(**{**one, "script": Script(**one["script"])})
-            self.run_plans[run.run_id] = run
-        self._ended.update({key: (value[0], value[1]) for key, value in state["ended"].items()})
-        self.any_flow = [Script(**one) for one in state["any_flow"]]
-        self.written.extend(tuple(one) for one in state["written"])
+    def load(self, saved: dict[str, Any]) -> None:
+        for one in saved["flows"]:
+            scripts = [Script(**script) for script in one["scripts"]]
+            self.flows[one["flow_id"]] = FlowProgress(**{**one, "scripts": scripts})
+        for one in saved["active"]:
+            self.active[one["run_id"]] = ActiveRun(**{**one, "script": Script(**one["script"])})
+        self._ended.update({run_id: (ended[0], ended[1]) for run_id, ended in saved["ended"].items()})
+        self.scripts = [Script(**one) for one in saved["scripts"]]
+        self.written.extend(saved["written"])
 
 
-def _next_slot(given: dict[str, Any], after: float) -> float | None:
+def _next_slot(schedule: dict[str, Any], after: float) -> float | None:
     """The first slot of a schedule later than `after` (seconds since 1970 UTC); None when there is none."""
-    start = float(given["startTime"])
+    start = float(schedule["startTime"])
     if start > after:
         return start
-    unit = given.get("timeUnit", given.get("frequency"))
-    step = (given.get("interval") or 0) * _UNIT_SECONDS.get(str(unit), 0)
+    unit = schedule.get("timeUnit", schedule.get("frequency"))
+    step = (schedule.get("interval") or 0) * _UNIT_SECONDS.get(str(unit), 0)
     if not step:
         return None
     return start + (int((after - start) // step) + 1) * step
