@@ -1,4 +1,4 @@
-"""The emulator's own time, which may run fast, stand still, or be moved by hand; and what is due in it."""
+"""The emulator's own time, which may run fast, stand still, or be moved by hand, and the timers set in it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-_END = 221_845_392_000.0  # the year 9000: dates of five digits are none to Python
+_END = 221_845_392_000.0  # the year 9000; Python has no dates of five-digit years
 
 
 class Clock:
     """Emulated time in seconds since 1970 UTC; `speed` emulated seconds pass in each real one.
 
     With `speed=0` time stands still until `advance` moves it, which is what most tests want. With `until_now` it stands
-    still at `start` until `begin`, then runs at its speed until it meets the real time, and never overtakes it: so a
-    scheduler of real time finds its past days made up for.
+    still at `start` until `begin`, then runs at its speed until it meets real time, and never overtakes it: a scheduler
+    in real time finds its past days caught up.
 
     Raises:
         ValueError: `speed` is negative or not finite.
@@ -27,7 +27,7 @@ class Clock:
 
     def __init__(self, speed: float = 1.0, start: float | None = None, *, until_now: bool = False) -> None:
         if not (math.isfinite(speed) and speed >= 0):
-            raise ValueError(f"speed={speed!r}: emulated seconds for each real second, 0 or more, are expected")
+            raise ValueError(f"speed={speed!r}: expected emulated seconds per real second, 0 or more")
         self.speed = speed
         self._lock = threading.Lock()
         self._until_now = until_now
@@ -40,7 +40,7 @@ class Clock:
             return self._now()
 
     def begin(self) -> None:
-        """Let time run, if it does not yet."""
+        """Start time, if it is not running yet."""
         with self._lock:
             if self._origin is None:
                 self._origin = time.monotonic()
@@ -49,7 +49,7 @@ class Clock:
         """Move time forward by `seconds` and return the new moment.
 
         Raises:
-            ValueError: `seconds` is negative or too many; runs that happened cannot unhappen.
+            ValueError: `seconds` is negative or too large; runs that happened cannot unhappen.
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds={seconds!r}: time moves forward only, by 0 seconds or more")
@@ -60,7 +60,7 @@ class Clock:
             return self._now()
 
     def move_to(self, moment: float) -> None:
-        """Move time forward to `moment` (seconds since 1970 UTC), if it is still to come."""
+        """Move time forward to `moment` (seconds since 1970 UTC), unless that is past."""
         with self._lock:
             self._start += max(0.0, moment - self._now())
 

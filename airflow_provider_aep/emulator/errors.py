@@ -46,7 +46,7 @@ def flow_error(code: int, status: int, text: str, title: str = "Bad request", me
 
 
 def invalid(text: str) -> Refusal:
-    """A body breaks the schema of its spec: a pattern, a type, a value that is none of those allowed."""
+    """A body breaks the schema of its spec: a pattern, a type, an unknown value."""
     return flow_error(1425, 400, text, "Schema validation failed")
 
 

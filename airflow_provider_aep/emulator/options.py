@@ -1,4 +1,4 @@
-"""What a user of the emulator may set: who may log in, how long things take, and how strict Adobe is."""
+"""The emulator's settings: who may log in, how long things take, and how strict Adobe is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state file: everything that a restart must not lose, as one JSON document."""
+"""The state file: everything that a restart must keep, as one JSON document."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class StateFile:
         os.replace(half, self.path)
 
     def load(self) -> None:
-        """Bring the parts, just made, to where `save` left them; without a file nothing changes.
+        """Restore new parts to what `save` wrote; without a file do nothing.
 
         Raises:
             ValueError: the file is not a state file of this version.

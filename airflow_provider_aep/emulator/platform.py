@@ -93,7 +93,7 @@ class Platform:
         if self.options.write_files:
             self.data = Path(data) if data is not None else self._temporary()
         self.lock = threading.RLock()
-        # Delayed lists follow the emulated clock, unless a server gives them real time.
+        # Delayed lists follow the emulated clock; a server lets them follow real time.
         self.store = Store(seed, visible_now or self.clock.now)
         self.lake = Lake(arrivals=self.options.arrivals, start_ms=int(self.clock.now() * 1000))
         self.timers = Timers()
@@ -339,7 +339,7 @@ def _deliver(outgoing: Outgoing, request: httpx.Request) -> httpx.Response:
     """The outcome as httpx's own client would see it on a real line."""
     fault = outgoing.fault
     if fault is None:
-        assert outgoing.response is not None  # only a fault leaves none
+        assert outgoing.response is not None  # absent only with a fault
         outgoing.response.request = request
         return outgoing.response
     if fault.kind == "refuse":

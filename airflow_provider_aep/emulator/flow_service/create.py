@@ -22,7 +22,7 @@ _USER = "0A4334FA556585B77F000101@AdobeID"
 
 
 class Creator:
-    """Creates entities; none is added to its collection here.
+    """Creates entities, without adding them to their collection.
 
     Raises:
         Refusal: from `create`, for a body that breaks a rule.
@@ -69,7 +69,7 @@ class Creator:
     def _connection(self, request: ApiRequest, body: dict[str, Any]) -> Document:
         entity = self._entity(request, body)
         spec = validation.connection_spec(body)
-        # Adobe's first destination tutorials make a base connection for the source, too; later ones do without.
+        # Adobe's first destination tutorials create a base connection for the source, too; later ones do not.
         entity["connectionSpec"] = {"id": spec.id, "version": "1.0"}
         login = validation.auth(spec, body.get("auth"), today=date(request.now))
         if login is not None:
@@ -87,7 +87,7 @@ class Creator:
         if body.get("baseConnectionId") is not None:
             entity["baseConnectionId"] = _base(request, body, spec.id)["id"]
         else:
-            entity["baseConnectionId"] = self._store.new_id()  # the service makes it; it is in no list
+            entity["baseConnectionId"] = self._store.new_id()  # the service creates it; no list shows it
         entity["params"] = {"datasets": validation.datasets(body.get("params"))}
         if body.get("data") is not None:
             entity["data"] = copy.deepcopy(body["data"])

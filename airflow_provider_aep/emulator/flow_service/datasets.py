@@ -1,4 +1,4 @@
-"""The data lake: datasets that are there from the start, and the rows that they hold at a moment."""
+"""The data lake: its seeded datasets, and the rows that they hold at a moment."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def catalog_record(
     """
     mark = hashlib.sha256(dataset.id.encode()).hexdigest()
     view = f"{int(dataset.id, 16) + 1:024x}"
-    # A dataset ID starts with the second in which it was made; the published example has it so too.
+    # A dataset ID starts with the second of its creation, in the published example, too.
     created = int(dataset.id[:8], 16) * 1000 + int(mark[:4], 16) % 1000
     batch = f"01{mark[:24].upper()}"
     return {
@@ -190,7 +190,7 @@ class Lake:
         return sum(1 for _ in self._due(DATASETS[dataset_id], after_ms, until_ms))
 
     def add_rows(self, dataset_id: str, rows: Iterable[Mapping[str, Any]], at_ms: int) -> None:
-        """Let rows arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
+        """Add rows that arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
 
         Raises:
             KeyError: there is no such dataset.
@@ -252,7 +252,7 @@ def _identities(visitor: int) -> dict[str, Any]:
 
 
 def _row(dataset: SeedDataset, index: int, at_ms: int) -> dict[str, Any]:
-    # One hash for each row: any row can be made without those before it, and faster than by seeding a generator.
+    # One hash per row: any row can be computed without those before it, and faster than with a seeded generator.
     draw = hashlib.blake2b(f"{dataset.id} {index}".encode(), digest_size=16)
     make = _profile if dataset.kind == "profile" else _event
     return make(draw.hexdigest(), draw.digest(), index, at_ms)

@@ -1,4 +1,4 @@
-"""What a list request asks for: filters, order, page size, position.
+"""Filters, order, page size and position of a list request.
 
 Source: Adobe's guide "Sort and filter responses in the Flow Service API", and the list operations of the OpenAPI.
 """
@@ -42,7 +42,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
         ["id", "name", "providerId", "version", "attributes", "sourceConnectionSpecIds", "targetConnectionSpecIds"]
     ),
 }
-"""What may stand first in the path of a filter or an order, by collection."""
+"""The fields that a filter or an order may begin with, by collection."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def read_token(token: str) -> list[Any]:
     one client in use (aepp) does so and works with Adobe, so it is read, too.
 
     Raises:
-        Refusal: 1453-400, it is none of ours.
+        Refusal: 1453-400, this emulator did not write it.
     """
     refusal = flow_error(1453, 400, f"continuationToken [{token}] is not valid")
     for text in (token, unquote(token.split("&")[0])):

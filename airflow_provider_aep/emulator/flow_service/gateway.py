@@ -1,4 +1,4 @@
-"""Who may call: access tokens as IMS issues them, and the headers that Adobe's API gateway wants.
+"""Who may call: access tokens as IMS issues them, and the headers that Adobe's API gateway requires.
 
 Source: Adobe's guide "Server to server authentication", and "Platform troubleshooting guide" on required headers.
 """

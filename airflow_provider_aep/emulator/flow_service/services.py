@@ -1,4 +1,4 @@
-"""What an export needs beside Flow Service: ad hoc runs, the landing zone, the list of sandboxes, a look at schemas."""
+"""Adobe's services beside Flow Service: the landing zone, the list of sandboxes, the classes of schemas."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from airflow_provider_aep.emulator.flow_service.filters import (
 
 COLLECTIONS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
 
-# The order when none is asked for. Source: the OpenAPI's text on lists, most recently created or updated first.
+# The order when a request names none. Source: the OpenAPI's text on lists, most recently created or updated first.
 _DEFAULT_ORDER = (("updatedAt", True),)
 _KEPT_LISTINGS = 16
 
@@ -70,7 +70,7 @@ class EntityCollection:
         self._listings.clear()
 
     def changed(self) -> None:
-        """Tell that an entity was changed in place."""
+        """Note that an entity was changed in place."""
         self._listings.clear()
 
     def runs_of(self, flow_id: str) -> list[Document]:
@@ -93,7 +93,7 @@ class EntityCollection:
             position = read_token(query.token)
             try:
                 start = int(position[0]) if by_position else _start_after(found, order, position)
-            except (TypeError, ValueError, IndexError):  # a token of another order, or one made up
+            except (TypeError, ValueError, IndexError):  # a token of another order, or an invented one
                 raise flow_error(1453, 400, f"continuationToken [{query.token}] does not fit") from None
         page = found[start : start + size]
         if start + size >= len(found):
@@ -163,7 +163,7 @@ def _start_after(found: list[Document], order: tuple[tuple[str, bool], ...], pos
 
 @dataclass
 class Sandbox:
-    """A part of the platform that knows nothing of the others."""
+    """A part of the platform, isolated from the others."""
 
     name: str
     id: str
@@ -172,7 +172,7 @@ class Sandbox:
 
 @dataclass
 class Creation:
-    """One entity that was made, for tests that count; `at_ms` is emulated time."""
+    """One entity that was created, for tests that count; `at_ms` is emulated time."""
 
     kind: str
     id: str
@@ -200,7 +200,7 @@ class Store:
         self.sandboxes[name] = Sandbox(name, str(uuid.UUID(int=number, version=4)), collections)
 
     def new_id(self) -> str:
-        """A UUID that follows from the seed and the number of those before it."""
+        """A UUID determined by the seed and the number of IDs before it."""
         self.serial += 1
         return str(uuid.UUID(int=random.Random(f"{self.seed} id {self.serial}").getrandbits(128), version=4))
 

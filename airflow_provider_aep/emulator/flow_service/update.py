@@ -1,4 +1,4 @@
-"""How a PATCH changes an entity: which paths Adobe lets be written, and what must still hold afterwards.
+"""How a PATCH changes an entity: which paths may be written, and what must hold afterwards.
 
 Source: Adobe's guides "Update destination dataflows" and "Edit destination connections", and its error catalogue.
 """
@@ -28,7 +28,7 @@ def patched(request: ApiRequest, collection: str, entity: Document, options: Opt
     """A copy of the entity with the request's PATCH applied, and the names of the members that it touched.
 
     Raises:
-        Refusal: the patch is malformed, writes where nothing may be written, or leaves an entity that breaks a rule.
+        Refusal: the patch is malformed, writes to a read-only path, or leaves an invalid entity.
     """
     changed = copy.deepcopy(entity)
     touched = set()
@@ -68,7 +68,7 @@ def _login(spec: ConnectionSpec, auth: Any, today: str) -> dict[str, Any]:
         return dict(auth)
     given = auth["params"]
     chosen = validation.auth_spec(spec, auth)
-    # A mask that was there already stands for a secret that passed when it was given.
+    # A mask stands for a secret that was checked when it was given.
     kept = {name for name, value in given.items() if value == validation.MASK}
     schema = {**chosen.schema, "required": [name for name in chosen.schema["required"] if name not in kept]}
     fresh = {name: value for name, value in given.items() if name not in kept}
@@ -88,7 +88,7 @@ def _allow(collection: str, steps: tuple[str, ...]) -> None:
 
 
 def _check_changed(request: ApiRequest, after: Document, touched: set[str], options: Options) -> None:
-    """Hold what a patch has left against the rules of a creation; what is missing now is 400, not 422."""
+    """Check the patched entity by the rules of creation; a missing member is 400 here, not 422."""
     with validation.missing_is(1455):
         validation.name_of(after)
         spec = CONNECTION_SPECS[after["connectionSpec"]["id"]] if "connectionSpec" in after else None

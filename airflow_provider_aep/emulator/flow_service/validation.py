@@ -1,4 +1,4 @@
-"""What a body must hold before Flow Service makes or changes an entity from it."""
+"""What Flow Service requires of a body before it creates or changes an entity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def body_object(body: Any) -> dict[str, Any]:
     """The body of a creation as an object.
 
     Raises:
-        Refusal: 1405-400 for none, 400 for anything else than an object, 1410-400 for one that sets a state.
+        Refusal: 1405-400 for none, 1425-400 for anything but an object, 1410-400 for one that sets a state.
     """
     if body is None or body == {}:
         raise flow_error(1405, 400, "The request body is empty")
@@ -54,7 +54,7 @@ def body_object(body: Any) -> dict[str, Any]:
 
 @contextmanager
 def missing_is(code: int) -> Iterator[None]:
-    """Turn a 422 for a missing member into a 400 of this code: dataflows and patches know no 422.
+    """Turn a 422 for a missing member into a 400 with this code: dataflows and patches have no 422.
 
     Raises:
         Refusal: what was raised inside.
@@ -148,7 +148,7 @@ def _pattern(_: Any, pattern: str, value: Any, _schema: Schema) -> Iterator[Vali
 
 
 def _content_encoding(_: Any, encoding: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
-    """Only `base64` occurs; JSON Schema leaves it to each validator whether it looks."""
+    """Check base64, the only encoding used; JSON Schema does not require validators to check it."""
     try:
         base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError, TypeError):
@@ -176,7 +176,7 @@ def datasets(params: Any) -> list[dict[str, str]]:
         if one["dataSetId"] not in DATASETS:
             raise not_found("datasets", one["dataSetId"], in_path=False)
         if one["dataSetId"] in kept:
-            raise invalid(f"params.datasets: dataset [{one['dataSetId']}] stands twice")
+            raise invalid(f"params.datasets: dataset [{one['dataSetId']}] is listed twice")
         named = {"name": text("params.datasets.name", one["name"])} if one.get("name") is not None else {}
         kept[one["dataSetId"]] = {"dataSetId": one["dataSetId"], **named}
     return list(kept.values())
@@ -260,7 +260,8 @@ def schedule(given: Any, *, now: float, options: Options, whole: bool = True) ->
     Raises:
         Refusal: 422 for a missing member (see `missing_is`), 1425-400 for a combination that Adobe does not offer.
 
-    Source: tutorial "Export datasets by using the Flow Service API", "Create a dataflow".
+    Source: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets, "Create a
+    dataflow".
     """
     if not isinstance(given, dict):
         raise missing("scheduleParams 'scheduleParams' is required")

@@ -1,4 +1,4 @@
-"""The files of an export, written to disk in the folders and under the names that Adobe documents."""
+"""The files of an export, on disk, in the folders and under the names that Adobe documents."""
 
 from __future__ import annotations
 
