@@ -33,6 +33,8 @@ BASE = "/data/foundation/flowservice"
 # What GET …/configs returns whatever `properties` asks for, as in the tutorial's sample.
 _DATASET_MEMBERS = ("id", "name", "description", "fileDescription", "aspect", "state")
 
+_RUN_WRITES = {("POST",), ("PUT", "{id}"), ("PATCH", "{id}"), ("DELETE", "{id}")}
+
 
 class Scheduler(Protocol):
     """Who decides when a dataflow runs."""
@@ -83,8 +85,8 @@ class FlowService:
         entity_id = rest[0] if rest else ""
         shape = tuple("{id}" if step == entity_id else step for step in rest)
         work = self._routes.get((request.method, *shape))
-        if collection == "runs" and (work is not None or request.method == "PUT") and request.method != "GET":
-            raise flow_error(1427, 400, "A user token may not write runs")
+        if collection == "runs" and (request.method, *shape) in _RUN_WRITES:
+            raise _runs_are_read()
         if work is None:
             known = any(route[1:] == shape for route in self._routes)
             status, title = (405, "Method Not Allowed") if known else (404, "Not Found")
@@ -204,6 +206,8 @@ class FlowService:
     def _action(self, request: ApiRequest, collection: str, flow_id: str) -> ApiResponse:
         """Enable or disable a dataflow; Adobe's tutorial has the operation in lower case, its OpenAPI in upper."""
         flow = request.entities(collection).get(flow_id)
+        if collection == "runs":
+            raise _runs_are_read()
         given = dict(request.pairs)
         operation, step = given.get("op", "").lower(), given.get("subOp", "").upper()
         if collection != "flows" or operation in ("finalize", "finalize_update", "publish"):
@@ -305,6 +309,10 @@ def _check_unused(request: ApiRequest, collection: str, entity_id: str) -> None:
 
 def _id_and_etag(entity: Document) -> dict[str, Any]:
     return {"id": entity["id"], "etag": entity["etag"]}
+
+
+def _runs_are_read() -> Exception:
+    return flow_error(1427, 400, "A user token may not write runs")
 
 
 def _nothing_at(request: ApiRequest) -> Exception:

@@ -137,14 +137,14 @@ def check_params(where: str, schema: Schema, given: Mapping[str, Any]) -> None:
         if error.validator == "required":
             raise invalid(f"{where}: {error.message}")
         secret = error.schema.get("format") == "password"
-        shown = "" if secret else f" [{error.instance}]"
-        raise invalid(f"{where}.{error.path[0]}{shown} breaks {error.validator} [{error.validator_value}]")
+        text = f"the value breaks {error.validator} [{error.validator_value}]" if secret else error.message
+        raise invalid(f"{where}.{error.path[0]}: {text}")
 
 
 def _pattern(_: Any, pattern: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
     # In JSON Schema `$` is the very end; Python's also matches before a last line break.
     if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
-        yield ValidationError("does not match the pattern")
+        yield ValidationError(f"{value!r} does not match the pattern {pattern}")
 
 
 def _content_encoding(_: Any, encoding: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
@@ -152,7 +152,7 @@ def _content_encoding(_: Any, encoding: str, value: Any, _schema: Schema) -> Ite
     try:
         base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError, TypeError):
-        yield ValidationError(f"is not {encoding}")
+        yield ValidationError(f"{value!r} is not {encoding}")
 
 
 _Validator = validators.extend(Draft7Validator, {"pattern": _pattern, "contentEncoding": _content_encoding})
