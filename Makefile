@@ -5,7 +5,7 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python;
 .PHONY: demo test bench compat clean
 
 demo: .venv/made
-	.venv/bin/python -m airflow_provider_aep.emulator.demo
+	.venv/bin/python -m airflow_provider_aep.emulator.http.demo
 
 test: .venv/made
 	.venv/bin/python -m pytest

@@ -20,7 +20,7 @@ from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.destinations import AmazonS3, destination_type, target_params
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from airflow_provider_aep.schedules import Every
 
 DATASETS = [DatasetId(each.id) for each in SEEDED]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.adobe.caller import DATA_LAKE, PROFILE_STORE, PROFILES, S3, S3_PARAMS, START, Caller, hourly, version
+from tests.adobe.caller import DATA_LAKE, PROFILES, S3, S3_PARAMS, START, Caller, hourly, version
 
 CONFIGS = f"/connectionSpecs/{DATA_LAKE}/configs?outputType=activationDatasets&outputField=datasets"
 SAMPLES = Path(__file__).parent / "samples"
@@ -284,9 +284,9 @@ def test_specs_can_be_found_by_name(adobe: Caller) -> None:
     specs = {one["name"]: one["id"] for one in adobe.get("/connectionSpecs")["items"]}
     found = adobe.get("/flowSpecs", params={"property": "name==Data Landing Zone"})["items"]
 
-    of_datasets = [one for one in found if specs["activation-datalake"] in one["sourceConnectionSpecIds"]]
-    assert [one["id"] for one in of_datasets] == ["cd2fc47e-e838-4f38-a581-8fff2f99b63a"]
-    assert [specs["Data Landing Zone"]] == of_datasets[0]["targetConnectionSpecIds"]
+    assert [one["id"] for one in found] == ["cd2fc47e-e838-4f38-a581-8fff2f99b63a"]
+    assert [specs["activation-datalake"]] == found[0]["sourceConnectionSpecIds"]
+    assert [specs["Data Landing Zone"]] == found[0]["targetConnectionSpecIds"]
     assert found == adobe.call("POST", "/flowSpecs/search", {"queryString": "name==Data Landing Zone"}).json()["items"]
     destinations = adobe.get("/connectionSpecs", params={"property": "attributes.isDestination=true"})["items"]
     assert {S3} < {one["id"] for one in destinations}
@@ -309,33 +309,6 @@ def test_the_document_of_a_connection_spec(adobe: Caller) -> None:
 def test_a_connection_can_be_tested(adobe: Caller) -> None:
     assert adobe.get(f"/connections/{adobe.base()}/test") == {"result": True}
     assert adobe.refused("GET", "/connections/nowhere/test") == "404 FLOW-1439-404"
-
-
-def test_audiences_can_be_set_up_beside_datasets(adobe: Caller) -> None:
-    source = adobe.post("/sourceConnections", {"name": "Profile Store", "connectionSpec": version(PROFILE_STORE)})
-    base = adobe.base()
-    params = {"mode": "Server-to-server", "bucketName": "b23", "path": "x", "compression": "NONE", "fileType": "CSV"}
-    body = {"name": "t", "baseConnectionId": base, "connectionSpec": version(S3), "params": params}
-    target = adobe.post("/targetConnections", body)
-    selectors: dict[str, Any] = {"segmentSelectors": {"selectors": []}, "profileSelectors": {"selectors": []}}
-    flow = adobe.post(
-        "/flows",
-        {
-            "name": "audiences",
-            "flowSpec": version("1a0514a6-33d4-4c7f-aff8-594799c47549"),
-            "sourceConnectionIds": [source],
-            "targetConnectionIds": [target],
-            "transformations": [{"name": "GeneralTransform", "params": selectors}],
-        },
-    )
-    value = {"type": "PLATFORM_SEGMENT", "value": {"id": "979558ae-a8ba-4e6e-b6ba-95c0a523b44a", "name": "x"}}
-    operation = {"op": "add", "path": "/transformations/0/params/segmentSelectors/selectors/-", "value": value}
-
-    assert adobe.patch(f"/flows/{flow}", operation).status_code == 200
-
-    found = adobe.item(f"/flows/{flow}")["transformations"][0]["params"]["segmentSelectors"]["selectors"]
-    assert [value] == found
-    assert adobe.refused("POST", "/flows", adobe.flow_body(adobe.source(), target)) == "400 FLOW-1425-400"
 
 
 def test_the_log_of_creations_remembers_deletions(adobe: Caller) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_aep.emulator.datasets import (
+from airflow_provider_aep.emulator.flow_service.datasets import (
     DAY_MS,
     EXPORTED_EVENT_DAYS,
     HOUR_MS,
@@ -29,24 +29,21 @@ from airflow_provider_aep.emulator.datasets import (
     catalog_record,
     model_rows,
 )
-from airflow_provider_aep.emulator.files import (
-    Written,
-    check_template,
-    expand_template,
-    write_export,
-    write_manifest,
-)
+from airflow_provider_aep.emulator.flow_service.specs import CONNECTION_SPECS, ConnectionSpec
+from airflow_provider_aep.emulator.flow_service.templates import check_template, expand_template
+from airflow_provider_aep.emulator.runs.files import Written, write_export, write_manifest
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 PROFILES, EVENTS = SEEDED[0], SEEDED[1]
 ARCHIVE = next(dataset for dataset in SEEDED if dataset.name == "Web Events Archive")
 EMPTY = next(dataset for dataset in SEEDED if dataset.rows == 0)
 NAMES = {
-    "destination": "Amazon S3",
-    "destination_instance_id": "instance-1",
-    "destination_instance_name": "nightly/profiles",
-    "sandbox_name": "prod",
-    "organization_name": "ACME",
+    "DESTINATION": "Amazon S3",
+    "DESTINATION_NAME": "Amazon S3",
+    "DESTINATION_INSTANCE_ID": "instance-1",
+    "DESTINATION_INSTANCE_NAME": "nightly/profiles",
+    "SANDBOX_NAME": "prod",
+    "ORGANIZATION_NAME": "ACME",
 }
 PART_NAME = re.compile(
     r"part-(\d{5})-tid-\d{19}-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}-\d+-\d+-c000\."
@@ -54,15 +51,18 @@ PART_NAME = re.compile(
 )
 
 
+SPECS = {spec.storage: spec for spec in CONNECTION_SPECS.values()}
+
+
 class Place(TypedDict):
-    destination: str
-    target_params: dict[str, Any]
-    base_auth_params: dict[str, Any]
+    spec: ConnectionSpec
+    target: dict[str, Any]
+    login: dict[str, Any]
 
 
 def s3(path: str = "exports", *, file_type: str = "JSON", compression: str = "GZIP", bucket: str = "lake") -> Place:
     params = {"bucketName": bucket, "path": path, "datasetFileType": file_type, "compression": compression}
-    return {"destination": "s3", "target_params": params, "base_auth_params": {}}
+    return {"spec": SPECS["s3"], "target": params, "login": {}}
 
 
 def export(
@@ -84,7 +84,6 @@ def export(
         export_time_ms=START_MS + 3_723_000,
         folder_template=template,
         names=names,
-        flow_id="flow-1",
         run_id=run_id,
         seed=seed,
     )
@@ -369,7 +368,7 @@ def test_each_destination_has_its_bucket_folder(
     tmp_path: Path, destination: str, target: dict[str, Any], login: dict[str, Any], folder: str
 ) -> None:
     params = {**target, "datasetFileType": "JSON", "compression": "GZIP"}
-    place: Place = {"destination": destination, "target_params": params, "base_auth_params": login}
+    place: Place = {"spec": SPECS[destination], "target": params, "login": login}
     written = export(tmp_path, [{"_id": "1"}], place=place)
 
     assert written.folder == tmp_path / folder / PROFILES.id / "exportTime=202601010102"
@@ -397,10 +396,6 @@ def test_a_folder_template_names_the_folder(tmp_path: Path, template: str, folde
     assert read_json(written) == [{"_id": "1"}]
 
 
-def test_the_dataflow_stands_in_for_an_instance_id_that_is_not_given(tmp_path: Path) -> None:
-    assert export(tmp_path, [{}], template="%DESTINATION_INSTANCE_ID%", names={}).sink_path == "exports/flow-1"
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -424,13 +419,8 @@ def test_a_template_that_cannot_be_used_is_refused_before_and_at_the_export(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_that_the_template_needs_has_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"names\['sandbox_name'\] is missing"):
-        export(tmp_path, [{"_id": "1"}], template="%SANDBOX_NAME%", names={})
-
-
 def test_names_cannot_make_folders() -> None:
-    assert expand_template("%DESTINATION%/x", {"destination": "../../etc"}, 0) == ".._.._etc/x"
+    assert expand_template("%DESTINATION%/x", {"DESTINATION": "../../etc"}, 0) == ".._.._etc/x"
 
 
 @pytest.mark.parametrize(
@@ -443,14 +433,12 @@ def test_names_cannot_make_folders() -> None:
         s3(bucket="/tmp"),
         s3(bucket="a/b"),
         s3(bucket=""),
-        {**s3(), "destination": "sftp", "base_auth_params": {"domain": "../.."}},
-        {**s3(), "destination": "sftp"},
-        {**s3(), "destination": "azure_blob"},
-        {**s3(), "destination": "adls_gen2", "base_auth_params": {"url": "abfss://..@account"}},
-        {**s3(), "destination": "adls_gen2", "base_auth_params": {"url": "abfss://c@account/../../x"}},
-        {**s3(), "destination": "adls_gen2", "base_auth_params": {"url": "nowhere"}},
-        {**s3(), "destination": "../s3"},
-        {**s3(), "destination": "ftp"},
+        {**s3(), "spec": SPECS["sftp"], "login": {"domain": "../.."}},
+        {**s3(), "spec": SPECS["sftp"]},
+        {**s3(), "spec": SPECS["azure_blob"]},
+        {**s3(), "spec": SPECS["adls_gen2"], "login": {"url": "abfss://..@account"}},
+        {**s3(), "spec": SPECS["adls_gen2"], "login": {"url": "abfss://c@account/../../x"}},
+        {**s3(), "spec": SPECS["adls_gen2"], "login": {"url": "nowhere"}},
         s3(file_type="CSV"),
         s3(compression="gzip"),
     ],
@@ -482,7 +470,7 @@ def test_whatever_is_asked_for_files_stay_in_their_bucket(
     tmp_path_factory: pytest.TempPathFactory, bucket: str, path: str, template: str, name: str
 ) -> None:
     base = tmp_path_factory.mktemp("hostile")
-    names = {**NAMES, "destination": name}
+    names = {**NAMES, "DESTINATION": name}
     try:
         export(
             base / "root",
@@ -582,5 +570,5 @@ def test_datasets_that_share_a_folder_share_a_manifest(tmp_path: Path) -> None:
 
 
 def test_pyarrow_is_loaded_for_parquet_only() -> None:
-    code = "import sys, airflow_provider_aep.emulator.files; sys.exit('pyarrow' in sys.modules)"
+    code = "import sys, airflow_provider_aep.emulator.runs.files; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,7 +16,6 @@ ADHOC = "/data/core/activation/disflowprovider/adhocrun"
 ZONE = "/data/foundation/connectors/landingzone"
 SANDBOXES = "/data/foundation/sandbox-management"
 FOR_DATASETS = {"Accept": "application/vnd.adobe.adhoc.dataset.activation+json; version=1"}
-FOR_AUDIENCES = {"Accept": "application/vnd.adobe.adhoc.activation+json; version=2"}
 
 
 @pytest.fixture
@@ -189,22 +188,10 @@ def test_a_disabled_dataflow_takes_no_ad_hoc_run(adobe: Caller, dormant: str) ->
     assert adhoc(adobe, dormant, LOYALTY).status_code == 400
 
 
-def test_the_audience_variants_of_ad_hoc_runs(adobe: Caller, dormant: str) -> None:
-    body = {"activationInfo": {dormant: ["7f04b2a6-5f7e-4e7f-9b3a-6d3c4e2a1b5c"]}}
+def test_without_its_accept_header_an_ad_hoc_run_is_taken_for_one_of_audiences(adobe: Caller, dormant: str) -> None:
+    reply = adhoc(adobe, dormant, LOYALTY, headers={"Accept": "application/json"})
 
-    refusal = adobe.call("POST", ADHOC, body, headers=FOR_AUDIENCES)
-    assert refusal.status_code == 400
-    assert "are not part of this dataflow or out of schedule range!" in refusal.json()["message"]
-    assert "exportIds" in adobe.call("POST", ADHOC, body).json()["message"]
-    assert adobe.call("POST", ADHOC, body | {"exportIds": ["x"]}).json() == refusal.json()
-
-    value = {"type": "PLATFORM_SEGMENT", "value": {"id": "7f04b2a6-5f7e-4e7f-9b3a-6d3c4e2a1b5c"}}
-    transformations = [{"name": "GeneralTransform", "params": {"segmentSelectors": {"selectors": [value]}}}]
-    adobe.patch(f"/flows/{dormant}", {"op": "replace", "path": "/transformations", "value": transformations})
-    order = adobe.call("POST", ADHOC, body, headers=FOR_AUDIENCES).json()["order"]
-    assert (order[0]["order"], order[0]["segment"]) == (dormant, value["value"]["id"])  # type: ignore[index]
-    assert adobe.get(order[0]["statusURL"])["items"][0]["flowId"] == dormant
-    assert "Run already going on" in adobe.call("POST", ADHOC, body, headers=FOR_AUDIENCES).json()["message"]
+    assert (reply.status_code, reply.json()["message"]) == (400, "Invalid parameter: exportIds is required")
 
 
 def test_the_landing_zone_on_azure(adobe: Caller) -> None:

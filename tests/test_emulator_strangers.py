@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import socket
 import subprocess
 import sys
@@ -25,8 +24,6 @@ from tests.adobe.caller import (
     FLOW_SERVICE,
     HEADERS,
     LOYALTY,
-    PROFILE_STORE,
-    S3,
     START,
     TOKEN_FORM,
     Caller,
@@ -64,16 +61,15 @@ def test_a_dataflow_may_get_its_schedule_later(adobe: Caller) -> None:
 
 
 def test_a_source_may_have_a_base_connection(adobe: Caller) -> None:
-    """Adobe's first destination tutorials authorise the profile store, too, and so does aepp."""
-    base = adobe.post("/connections", {"name": "store", "connectionSpec": version(PROFILE_STORE)})
-    body = {"name": "s", "baseConnectionId": base, "connectionSpec": version(PROFILE_STORE)}
-    source = adobe.post("/sourceConnections", body)
+    """Adobe's first destination tutorials authorise the source, too, and so does aepp."""
+    base = adobe.post("/connections", {"name": "lake", "connectionSpec": version(DATA_LAKE)})
+    source = adobe.source(baseConnectionId=base)
 
     assert adobe.item(f"/sourceConnections/{source}")["baseConnectionId"] == base
-    assert adobe.refused("POST", "/sourceConnections", body | {"baseConnectionId": "x"}) == "400 FLOW-1439-400"
-    other = body | {"baseConnectionId": adobe.base()}
-    assert adobe.refused("POST", "/sourceConnections", other) == "400 FLOW-1413-400"
-    target = {"name": "t", "baseConnectionId": base, "connectionSpec": version(PROFILE_STORE), "params": {}}
+    body = {"name": "s", "baseConnectionId": "x", "connectionSpec": version(DATA_LAKE)}
+    assert adobe.refused("POST", "/sourceConnections", body) == "400 FLOW-1439-400"
+    assert adobe.refused("POST", "/sourceConnections", body | {"baseConnectionId": adobe.base()}) == "400 FLOW-1413-400"
+    target = {"name": "t", "baseConnectionId": base, "connectionSpec": version(DATA_LAKE), "params": {}}
     assert adobe.refused("POST", "/targetConnections", target) == "400 FLOW-1413-400"
 
 
@@ -115,51 +111,6 @@ def test_search_wants_an_object(adobe: Caller) -> None:
     for body in ([1], "x", 7):
         assert adobe.refused("POST", "/flows/search", body) == "400 FLOW-1425-400"
     assert adobe.call("POST", "/flows/search").json() == {"items": [], "_links": {}}
-
-
-def test_an_audience_export_as_adobe_prints_it(adobe: Caller) -> None:
-    """Target for files of profiles, audience dataflow, an audience and a mapping by PATCH: the OpenAPI's examples."""
-    params = {
-        "mode": "Server-to-server",
-        "bucketName": "your-bucket-name",
-        "path": "folder/subfolder",
-        "compression": "GZIP",
-        "fileType": "CSV",
-        "csvOptions": {"nullValue": "null", "emptyValue": "", "escape": "\\", "quote": "", "delimiter": ","},
-    }
-    body = {"name": "t", "baseConnectionId": adobe.base(), "connectionSpec": version(S3), "params": params}
-    target = adobe.post("/targetConnections", body)
-    source = adobe.post("/sourceConnections", {"name": "s", "connectionSpec": version(PROFILE_STORE)})
-    selectors = {
-        "mandatoryFields": [],
-        "primaryFields": [],
-        "profileMapping": {},
-        "segmentSelectors": {"selectors": []},
-    }
-    flow = adobe.post(
-        "/flows",
-        {
-            "name": "f",
-            "flowSpec": version("1a0514a6-33d4-4c7f-aff8-594799c47549"),
-            "sourceConnectionIds": [source],
-            "targetConnectionIds": [target],
-            "transformations": [{"name": "GeneralTransform", "params": selectors}],
-        },
-    )
-    audience = {"id": "979558ae-a8ba-4e6e-b6ba-95c0a523b44a", "schedule": {"frequency": "ONCE", "startTime": "23:00"}}
-    place = "/transformations/0/params/"
-    for path, value in (
-        ("segmentSelectors/selectors/-", {"type": "PLATFORM_SEGMENT", "value": audience}),
-        ("profileMapping", {"mappingId": "7acb0b72008d4ca1982970041834d40e", "mappingVersion": 0}),
-        ("primaryFields", [{"identityNamespace": "GAID", "fieldType": "IDENTITY"}]),
-        ("mandatoryFields", ["GAID"]),
-    ):
-        reply = adobe.patch(f"/flows/{flow}", {"op": "add", "path": place + path, "value": value})
-        assert reply.status_code == 200, reply.text
-    kept = adobe.item(f"/flows/{flow}")["transformations"][0]["params"]
-    assert kept["segmentSelectors"]["selectors"][0]["value"] == audience
-    assert json.dumps(kept["mandatoryFields"]) == '["GAID"]'
-    assert "scheduleParams" not in adobe.item(f"/flows/{flow}")
 
 
 # -- nonsense -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from airflow_provider_aep.api.effects import Call
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
 from tests.adobe.served import ServedAdobe, served_adobe
 from tests.real_airflow import RealAirflow, airflow, connections

@@ -20,7 +20,7 @@ from airflow_provider_aep.destinations import (
     AmazonS3,
     DataLandingZone,
 )
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from airflow_provider_aep.errors import PlatformUnavailable
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import (

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from tests.adobe.served import served
 from tests.airflow_places import AIRFLOW
 from tests.real_airflow import EXAMPLES, SECRETS, RealAirflow, airflow

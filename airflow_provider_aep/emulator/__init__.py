@@ -2,7 +2,7 @@
 
 `httpx.MockTransport(Platform().respond)` puts it under a client in the same process; `python -m
 airflow_provider_aep.emulator` serves it over HTTP. It is written from Adobe's documents and shares no code with the
-client, so that an error in one of the two shows.
+client, so that an error in either shows.
 """
 
 from __future__ import annotations

@@ -21,22 +21,22 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
-def gateway(status: int, code: str, message: str) -> Refusal:
+def gateway_error(status: int, code: str, message: str) -> Refusal:
     """The API gateway refuses before any service sees the request."""
     return Refusal(status, {"error_code": code, "message": message})
 
 
-def flow_service(code: int, status: int, text: str, title: str = "Bad request", message: str | None = None) -> Refusal:
+def flow_error(code: int, status: int, text: str, title: str = "Bad request", message: str | None = None) -> Refusal:
     """Flow Service refuses with a code of its catalogue, `FLOW-{code}-{status}`.
 
     `message` is the extra member that some of its 400s carry.
     """
-    kind = f"{ERRORS}FLOW-{code}-{status}"
+    code_type = f"{ERRORS}FLOW-{code}-{status}"
     body: dict[str, Any] = {
-        "type": kind,
+        "type": code_type,
         "title": title,
         "status": status,
-        "report": {"detailed-message": text, "id": f"FLOW-{code}-{status}", "type": kind},
+        "report": {"detailed-message": text, "id": f"FLOW-{code}-{status}", "type": code_type},
         "errorMessage": text,
         "errorDetails": text,
     }
@@ -46,8 +46,8 @@ def flow_service(code: int, status: int, text: str, title: str = "Bad request", 
 
 
 def invalid(text: str) -> Refusal:
-    """A body breaks the schema of its spec: a pattern, a type, a value that is none of those allowed."""
-    return flow_service(1425, 400, text, "Schema validation failed")
+    """A body breaks the schema of its spec: a pattern, a type, an unknown value."""
+    return flow_error(1425, 400, text, "Schema validation failed")
 
 
 def missing(text: str) -> Refusal:
@@ -55,20 +55,20 @@ def missing(text: str) -> Refusal:
     return Refusal(422, {"errorMessage": text, "errorDetails": text, "report": {"detailed-message": text}})
 
 
-def not_found(kind: str, entity_id: str, *, in_path: bool) -> Refusal:
+def not_found(collection: str, entity_id: str, *, in_path: bool) -> Refusal:
     """An ID that no entity of this sandbox has; 404 in the path, 400 in a body."""
-    text = f"{kind} not found with id = [{entity_id}]"
-    return flow_service(1439, 404 if in_path else 400, text, "Resource not found")
+    text = f"{collection} not found with id = [{entity_id}]"
+    return flow_error(1439, 404 if in_path else 400, text, "Resource not found")
 
 
 def version_mismatch(supplied: str, current: str) -> Refusal:
     text = f"Supplied version=[{supplied}] does not match the current version on entity=[{current}]"
-    return flow_service(1404, 412, text, "Precondition failed")
+    return flow_error(1404, 412, text, "Precondition failed")
 
 
-def message(status: int, text: str) -> Refusal:
-    """The activation service says no in one sentence."""
-    return Refusal(status, {"message": text})
+def bad_parameter(text: str, status: int = 400) -> Refusal:
+    """The activation service refuses in one sentence."""
+    return Refusal(status, {"message": f"Invalid parameter: {text}"})
 
 
 def problem(status: int, title: str, detail: str) -> Refusal:
@@ -77,5 +77,5 @@ def problem(status: int, title: str, detail: str) -> Refusal:
     return Refusal(status, body, {"Content-Type": "application/problem+json"})
 
 
-def ims(status: int, error: str, description: str) -> Refusal:
+def ims_error(status: int, error: str, description: str) -> Refusal:
     return Refusal(status, {"error": error, "error_description": description})

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from fnmatch import fnmatchcase
+from functools import partialmethod
 from typing import Any, Literal, get_args
 
-Kind = Literal["status", "refuse", "reset", "lose_reply", "truncate", "hang", "delay"]
+FaultKind = Literal["status", "refuse", "reset", "lose_reply", "truncate", "hang", "delay"]
 MIXED = ("status", "refuse", "reset", "lose_reply", "truncate")
 
 
@@ -32,13 +33,13 @@ class Fault:
     """One kind of trouble and the requests that it strikes.
 
     `match` is "POST /flows", "* /runs*" or "*": a method and a path with `*` and `?`; the path may be given in full
-    or from Flow Service's base on. Of the matching requests the first `skip` are spared, then each one is struck with
-    `probability`, until `times` have been (None: no end).
+    or from Flow Service's base on. The first `skip` matching requests are spared, each later one is struck with
+    `probability`, until `times` were (None: no end).
 
     | kind | what happens |
     | --- | --- |
-    | status | `status` is answered, without the work being done, or after it with `after` |
-    | refuse | no connection comes about (over HTTP: as reset) |
+    | status | `status` is answered instead of doing the work, with `after` once it is done |
+    | refuse | no connection is made (over HTTP: as reset) |
     | reset | the line is cut before any work is done |
     | lose_reply | the work is done and the line is cut before the answer |
     | truncate | the work is done and half of the answer arrives |
@@ -46,11 +47,11 @@ class Fault:
     | delay | the answer takes `seconds` longer |
 
     Raises:
-        ValueError: a member has a value that means nothing.
+        ValueError: a member has a value that makes no sense.
     """
 
     match: str = "*"
-    kind: Kind = "status"
+    kind: FaultKind = "status"
     status: int = 503
     retry_after: str | None = None
     """Sent as it is; "date:3" stands for the HTTP date in three seconds."""
@@ -68,8 +69,8 @@ class Fault:
             value = getattr(self, name)
             if not isinstance(value, kinds) or (isinstance(value, int | float) and not 0 <= value < math.inf):
                 raise ValueError(f"{name}={value!r}: {kinds[0].__name__} is expected, a number from 0 on")
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind={self.kind!r}: one of {', '.join(get_args(Kind))} is expected")
+        if self.kind not in get_args(FaultKind):
+            raise ValueError(f"kind={self.kind!r}: one of {', '.join(get_args(FaultKind))} is expected")
         if self.body not in ("json", "html", "empty"):
             raise ValueError(f"body={self.body!r}: json, html or empty is expected")
         if not 400 <= self.status <= 599:
@@ -79,7 +80,7 @@ class Fault:
         if self.retry_after is not None:
             if not self.retry_after.isascii() or not self.retry_after.isprintable():
                 raise ValueError(f"retry_after={self.retry_after!r}: no header can say that")
-            self.answer()  # finds out whether "date:..." holds a number
+            self.answer()  # fails if "date:…" holds no number
         self._seen = 0
         self._chance = random.Random(self.seed)
 
@@ -123,7 +124,10 @@ class Fault:
 
 
 class Faults:
-    """The faults that are set, asked in the order in which they were added; the first that strikes wins."""
+    """The faults in force, in the order in which they were added; the first that strikes wins.
+
+    There is a method for each kind; `members` are those of `Fault`.
+    """
 
     def __init__(self) -> None:
         self.all: list[Fault] = []
@@ -132,7 +136,7 @@ class Faults:
         """Set a fault by the members of `Fault`.
 
         Raises:
-            ValueError: a member is unknown or has a value that means nothing.
+            ValueError: a member is unknown or has a value that makes no sense.
         """
         unknown = set(members) - {field.name for field in fields(Fault)}
         if unknown:
@@ -142,38 +146,25 @@ class Faults:
         return fault
 
     def status(self, match: str, status: int, **members: Any) -> Fault:
-        """Answer matching requests with `status`; `after=True` does the work first."""
         return self.add(match=match, kind="status", status=status, **members)
 
-    def refuse(self, match: str, **members: Any) -> Fault:
-        """Let no connection come about."""
-        return self.add(match=match, kind="refuse", **members)
-
-    def reset(self, match: str, **members: Any) -> Fault:
-        """Cut the line before any work is done."""
-        return self.add(match=match, kind="reset", **members)
-
-    def lose_reply(self, match: str, **members: Any) -> Fault:
-        """Do the work, then cut the line before the answer."""
-        return self.add(match=match, kind="lose_reply", **members)
-
-    def truncate(self, match: str, **members: Any) -> Fault:
-        """Do the work, then send half of the answer."""
-        return self.add(match=match, kind="truncate", **members)
-
-    def hang(self, match: str, **members: Any) -> Fault:
-        """Send nothing for a long time; `after=True` does the work first."""
-        return self.add(match=match, kind="hang", **members)
-
     def delay(self, match: str, seconds: float, **members: Any) -> Fault:
-        """Let the answer take longer."""
         return self.add(match=match, kind="delay", seconds=seconds, **members)
+
+    def _of_kind(self, kind: FaultKind, match: str, **members: Any) -> Fault:
+        return self.add(match=match, kind=kind, **members)
+
+    refuse = partialmethod(_of_kind, "refuse")
+    reset = partialmethod(_of_kind, "reset")
+    lose_reply = partialmethod(_of_kind, "lose_reply")
+    truncate = partialmethod(_of_kind, "truncate")
+    hang = partialmethod(_of_kind, "hang")
 
     def mix(
         self, probability: float, kinds: Sequence[str] = MIXED, *, match: str = "*", seed: int = 0, **members: Any
     ) -> list[Fault]:
-        """Strike about that share of requests for good, by one fault of each kind in equal parts."""
-        # Each is asked only when those before it spared the request, so later ones have to strike more often.
+        """Strike about that share of all further requests, by one fault of each kind in equal parts."""
+        # A fault is asked only when those before it spared the request, so later ones must strike more often.
         left, found = 1.0, []
         for number, kind in enumerate(kinds):
             share = probability / len(kinds)

@@ -1,4 +1,4 @@
-"""What a user of the emulator may set: who may log in, how long things take, and how strict Adobe is."""
+"""The emulator's settings: who may log in, how long things take, and how strict Adobe is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Options:
     when the emulator is served over HTTP.
 
     Raises:
-        ValueError: a duration is negative, or a choice is none of those allowed.
+        ValueError: a duration is negative, or a choice is unknown.
     """
 
     org_id: str = ORG_ID

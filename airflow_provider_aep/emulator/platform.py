@@ -19,29 +19,28 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator import admin, state
-from airflow_provider_aep.emulator.call import Answer, Call, read_json
-from airflow_provider_aep.emulator.clock import Clock
-from airflow_provider_aep.emulator.datasets import Lake
-from airflow_provider_aep.emulator.errors import Refusal, flow_service, ims, problem
+from airflow_provider_aep.emulator.clock import Clock, Timers
+from airflow_provider_aep.emulator.errors import Refusal, flow_error, ims_error, problem
 from airflow_provider_aep.emulator.faults import Fault, Faults
-from airflow_provider_aep.emulator.flowservice import BASE, FlowService
-from airflow_provider_aep.emulator.gateway import Gateway
-from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.plans import Outcome, Script
-from airflow_provider_aep.emulator.query import Entity, RefusedFilter
-from airflow_provider_aep.emulator.runs import Runs
-from airflow_provider_aep.emulator.services import (
-    ADHOC,
+from airflow_provider_aep.emulator.flow_service.datasets import Lake
+from airflow_provider_aep.emulator.flow_service.endpoints import BASE, FlowService
+from airflow_provider_aep.emulator.flow_service.filters import Document, RefusedFilter
+from airflow_provider_aep.emulator.flow_service.gateway import Gateway
+from airflow_provider_aep.emulator.flow_service.request import ApiRequest, ApiResponse, read_json
+from airflow_provider_aep.emulator.flow_service.services import (
     LANDING_ZONE,
     SANDBOXES,
     SCHEMAS,
-    AdhocRuns,
     LandingZone,
     sandbox_list,
     schema_classes,
 )
-from airflow_provider_aep.emulator.store import Creation, Sandbox, Store
+from airflow_provider_aep.emulator.flow_service.store import Creation, Sandbox, Store
+from airflow_provider_aep.emulator.options import Options
+from airflow_provider_aep.emulator.persistence import StateFile
+from airflow_provider_aep.emulator.runs.adhoc import ADHOC, AdhocRuns
+from airflow_provider_aep.emulator.runs.lifecycle import Runs
+from airflow_provider_aep.emulator.runs.records import Outcome, Script
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What is to happen on the line: wait, then send the response, or do what the fault says."""
+    """What happens on the line: wait, then send the response or do what the fault says."""
 
     response: httpx.Response | None
     fault: Fault | None
@@ -67,12 +66,12 @@ class Platform:
     """A local Adobe. `httpx.MockTransport(platform.respond)` puts it under a sync or an async client.
 
     `data` is the folder that exports are written to (a temporary one when not given); `clock` is its time; `seed`
-    decides over IDs and file names; `state` is a file that keeps everything over a restart. All other arguments are
+    determines IDs and file names; `state` is a file that keeps everything over a restart. All other arguments are
     members of `Options`. Any number of threads may use one platform.
 
     Raises:
-        TypeError: an argument that `Options` does not have.
-        ValueError: an option that means nothing, or a state file that cannot be read.
+        TypeError: an unknown option.
+        ValueError: an option out of range, or a state file that cannot be read.
     """
 
     def __init__(
@@ -93,21 +92,23 @@ class Platform:
         self.data: Path | None = None
         if self.options.write_files:
             self.data = Path(data) if data is not None else self._temporary()
-        self.state_file = Path(state) if state is not None else None
-        self._lock = threading.RLock()
-        # Delayed lists follow the emulated clock, unless a server gives them real time.
+        self.lock = threading.RLock()
+        # Delayed lists follow the emulated clock; a server lets them follow real time.
         self.store = Store(seed, visible_now or self.clock.now)
         self.lake = Lake(arrivals=self.options.arrivals, start_ms=int(self.clock.now() * 1000))
-        self.runs = Runs(self.store, self.lake, self.options, self.data, seed)
+        self.timers = Timers()
+        self.runs = Runs(self.store, self.timers, self.lake, self.options, self.data, seed)
         self.gateway = Gateway(self.options, self.store)
         self.adhoc = AdhocRuns(self.runs, self.options)
         self._landing_zone = LandingZone(self.options)
-        self._flow_service = FlowService(self.store, self.runs, self.options, self.refused_filters)
+        self._flow_service = FlowService(self.store, self.timers, self.runs, self.options, self.refused_filters)
         for name in self.options.sandboxes:
             self.store.add_sandbox(name)
         self._saved_at = 0.0
-        if self.state_file is not None:
-            _load(self, self.state_file)
+        self._state = None
+        if state is not None:
+            self._state = StateFile(Path(state), self.clock, self.timers, self.store, self.runs, self.lake)
+            self._state.load()
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ class Platform:
         """Answer a request in this process.
 
         Raises:
-            httpx.TransportError: a fault says that no whole answer arrives.
+            httpx.TransportError: a fault breaks the line.
         """
         outgoing = self.handle(request)
         if outgoing.delay:
@@ -126,7 +127,7 @@ class Platform:
         """As `respond`, for an async client when delays must not block its loop.
 
         Raises:
-            httpx.TransportError: a fault says that no whole answer arrives.
+            httpx.TransportError: a fault breaks the line.
         """
         outgoing = self.handle(request)
         if outgoing.delay:
@@ -134,51 +135,45 @@ class Platform:
         return _deliver(outgoing, request)
 
     def handle(self, request: httpx.Request) -> Outgoing:
-        """Do what a request asks for and say what is to happen on the line; waits for nothing itself."""
+        """Do what a request asks for and say what happens on the line; never waits itself."""
         request.read()
         path = request.url.path.rstrip("/") or "/"
-        with self._lock:
-            if not path.startswith(admin.BASE):
-                self.clock.begin()
+        with self.lock:
+            self.clock.begin()
             now = self.tick()
-            if path.startswith(admin.BASE):
-                return Outgoing(self._render(request, lambda: admin.answer(self, request, path)), None, 0.0)
-            date = {"Date": formatdate(now, usegmt=True)}  # a client may learn Adobe's time from it
             fault = self.faults.strike(request.method, (path, path.removeprefix(BASE)))
             delay = self.options.latency + (fault.seconds if fault and fault.kind == "delay" else 0.0)
             response = None
             if fault is None or fault.works_first:
-                response = self._render(request, lambda: self._route(request, path, now))
+                response = self.render(request, lambda: self._route(request, path, now))
                 self._save(written=request.method not in ("GET", "HEAD"))
             if fault is not None and fault.kind == "status":
-                status, headers, body = fault.answer()
-                response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=body)
+                status, headers, content = fault.answer()
+                response = httpx.Response(status, headers={**headers, "x-request-id": _request_id()}, content=content)
             if response is not None:
-                response.headers.update(date)
-            if fault is not None and fault.kind not in ("status", "delay"):
-                self._log(request, path, None)
-                return Outgoing(response, fault, delay)
-            self._log(request, path, response.status_code if response else None)
-            return Outgoing(response, None, delay)
-
-    def _log(self, request: httpx.Request, path: str, status: int | None) -> None:
-        self.requests.append(Logged(request.method, path, status, request.url.query.decode("ascii")))
+                response.headers["Date"] = formatdate(now, usegmt=True)  # a client may learn Adobe's time from it
+            broken = fault if fault is not None and fault.kind not in ("status", "delay") else None
+            status_seen = response.status_code if response is not None and broken is None else None
+            self.requests.append(Logged(request.method, path, status_seen, request.url.query.decode("ascii")))
+            return Outgoing(response, broken, delay)
 
     def tick(self) -> float:
-        """Let everything happen that is due by now; gives back the emulated moment."""
-        with self._lock:
+        """Do everything that is due by now and return the emulated moment."""
+        with self.lock:
             now = self.clock.now()
-            for step, key in self.runs.tick(now):
-                self._flow_service.later(step, key)
+            for timer in self.timers.pop_due(now):
+                self.store.dirty = True
+                if not self.runs.fire(timer):
+                    self._flow_service.fire(timer)
             return now
 
-    def _route(self, request: httpx.Request, path: str, now: float) -> Answer:
+    def _route(self, request: httpx.Request, path: str, now: float) -> ApiResponse:
         if path in ("/ims/token/v2", "/ims/token/v3"):
             if request.method != "POST":
                 raise problem(405, "Method Not Allowed", f"{request.method} {path}")
-            return Answer(200, self.gateway.token(request))
+            return ApiResponse(200, self.gateway.token(request))
         if path.startswith("/ims/"):
-            raise ims(400, "invalid_request", "Only OAuth server-to-server credentials are served: /ims/token/v3")
+            raise ims_error(400, "invalid_request", "Only OAuth server-to-server credentials are served: /ims/token/v3")
         self.gateway.check_caller(request)
         body = _json(request)
         if path == SANDBOXES or path.startswith(f"{SANDBOXES}/"):
@@ -191,7 +186,7 @@ class Platform:
         ):
             if path == base or path.startswith(f"{base}/"):
                 return answer(
-                    Call(
+                    ApiRequest(
                         request.method,
                         f"{request.url.scheme}://{request.url.netloc.decode()}",
                         _steps(path, base),
@@ -204,7 +199,7 @@ class Platform:
                 )
         raise problem(404, "Not Found", f"There is nothing at {path}")
 
-    def _render(self, request: httpx.Request, work: Callable[[], Answer]) -> httpx.Response:
+    def render(self, request: httpx.Request, work: Callable[[], ApiResponse]) -> httpx.Response:
         request_id = _request_id()
         try:
             answer = work()
@@ -230,20 +225,20 @@ class Platform:
 
     @property
     def creations(self) -> list[Creation]:
-        """Every entity that was made through the API, oldest first, deleted ones included."""
+        """Every entity created through the API, oldest first, deleted ones included."""
         return self.store.creations
 
     def sandbox(self, name: str = "prod") -> Sandbox:
         return self.store.sandboxes[name]
 
-    def live(self, kind: str, sandbox: str = "prod") -> list[Entity]:
-        """The entities of a kind that exist now, as they would be given out."""
-        with self._lock:
+    def live(self, collection: str, sandbox: str = "prod") -> list[Document]:
+        """The entities of a collection that exist now, as a GET shows them."""
+        with self.lock:
             self.tick()
-            return list(self.sandbox(sandbox).collections[kind])
+            return list(self.sandbox(sandbox).collections[collection])
 
     def expire_tokens(self) -> None:
-        """Make every token issued so far invalid, so that its next use draws 401013."""
+        """Invalidate every token issued so far; its next use is refused with 401013."""
         self.gateway.expire_tokens()
 
     def refuse_filter(
@@ -261,29 +256,29 @@ class Platform:
         Raises:
             KeyError: there is no such dataflow.
         """
-        with self._lock:
-            self.tick()  # a run that is due already is not the next one
-            scripts = self.runs.any_flow if flow_id == "*" else self.runs.flow_plans[flow_id].scripts
+        with self.lock:
+            self.tick()  # a run that is already due is not the next one
+            scripts = self.runs.scripts if flow_id == "*" else self.runs.flows[flow_id].scripts
             scripts.append(Script(outcome, **members))
 
-    def start_run(self, flow_id: str) -> Entity:
-        """Start a run of a dataflow at once, as if a slot of its schedule had come."""
-        with self._lock:
+    def start_run(self, flow_id: str) -> Document:
+        """Start a run of a dataflow now, as if its schedule had fallen due."""
+        with self.lock:
             now = self.tick()
             return self.runs.create(self._flow(flow_id), now)
 
     def add_history(self, flow_id: str, count: int, *, every_seconds: float = 60.0) -> None:
         """Give a dataflow `count` finished empty runs of the past, the last one `every_seconds` ago."""
-        with self._lock:
+        with self.lock:
             self.runs.add_history(self._flow(flow_id), count, every_seconds, self.tick())
 
     def add_rows(self, dataset_id: str, rows: list[dict[str, Any]]) -> None:
-        """Let rows arrive in a dataset now."""
-        with self._lock:
+        """Add rows to a dataset; they arrive now."""
+        with self.lock:
             self.lake.add_rows(dataset_id, rows, int(self.tick() * 1000))
             self.store.dirty = True
 
-    def _flow(self, flow_id: str) -> Entity:
+    def _flow(self, flow_id: str) -> Document:
         for sandbox in self.store.sandboxes.values():
             if flow_id in sandbox.collections["flows"].items:
                 return sandbox.collections["flows"].items[flow_id]
@@ -293,28 +288,28 @@ class Platform:
 
     def save(self) -> None:
         """Write the state file now, whole or not at all."""
-        with self._lock:
-            if self.state_file is not None:
-                state.save(self, self.state_file)
+        with self.lock:
+            if self._state is not None:
+                self._state.save()
                 self.store.dirty = False
 
     def save_if_changed(self) -> None:
-        with self._lock:
+        with self.lock:
             if self.store.dirty:
                 self.save()
 
     def _save(self, *, written: bool) -> None:
-        """Save what a caller has written before it is acknowledged, and what time has brought twice a second."""
+        """Save a write before it is acknowledged, and what else has changed twice a second."""
         late = time.monotonic() - self._saved_at > 0.5
-        if self.state_file is not None and self.store.dirty and (written or late):
+        if self._state is not None and self.store.dirty and (written or late):
             self.save()
             self._saved_at = time.monotonic()
 
     def data_folder(self) -> None:
-        """Make the folder of the exports, so that a wrong one is told at once and not by a failed run.
+        """Create the folder of the exports, so that a wrong one fails now and not in a run.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be created.
         """
         if self.data is not None:
             self.data.mkdir(parents=True, exist_ok=True)
@@ -325,11 +320,6 @@ class Platform:
         return Path(folder)
 
 
-def _load(platform: Platform, path: Path) -> None:
-    if path.exists():
-        state.load(platform, path)
-
-
 def _steps(path: str, base: str) -> tuple[str, ...]:
     return tuple(step for step in path[len(base) :].split("/") if step)
 
@@ -338,7 +328,7 @@ def _json(request: httpx.Request) -> Any:
     try:
         return read_json(request.content)
     except ValueError:
-        raise flow_service(1425, 400, "The request body is not JSON") from None
+        raise flow_error(1425, 400, "The request body is not JSON") from None
 
 
 def _request_id() -> str:
@@ -349,7 +339,7 @@ def _deliver(outgoing: Outgoing, request: httpx.Request) -> httpx.Response:
     """The outcome as httpx's own client would see it on a real line."""
     fault = outgoing.fault
     if fault is None:
-        assert outgoing.response is not None  # only a fault leaves none
+        assert outgoing.response is not None  # absent only with a fault
         outgoing.response.request = request
         return outgoing.response
     if fault.kind == "refuse":

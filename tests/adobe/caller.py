@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock, Platform
+from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Clock
+from airflow_provider_aep.emulator.http.steering import SteeredPlatform
 
 FLOW_SERVICE = "/data/foundation/flowservice"
 START = 1_800_000_000.0  # 2027-01-15T08:00:00Z
-DATA_LAKE, PROFILE_STORE = "23598e46-f560-407b-88d5-ea6207e49db0", "8a9c3494-9708-43d7-ae3f-cda01e5030e1"
+DATA_LAKE = "23598e46-f560-407b-88d5-ea6207e49db0"
 S3, S3_FLOW = "4fce964d-3f37-408f-9778-e597338a21ee", "269ba276-16fc-47db-92b0-c1049a3c131f"
 DLZ, DLZ_FLOW = "10440537-2a7b-4583-ac39-ed38d4b848e8", "cd2fc47e-e838-4f38-a581-8fff2f99b63a"
 PROFILES, EVENTS, LOYALTY = "5ef3e3259ad2a1191ab7dd7d", "5f1a2c7b8e4d91194b6f0a21", "5f1a2d1e7c4f86194d2e0f21"
@@ -38,7 +39,7 @@ class Caller:
 
     def __init__(self, data: Path, **options: Any) -> None:
         self.clock = options.pop("clock", None) or Clock(speed=0, start=START)
-        self.platform = Platform(data=data, clock=self.clock, **options)
+        self.platform = SteeredPlatform(data=data, clock=self.clock, **options)
         self.http = httpx.Client(
             transport=httpx.MockTransport(self.platform.respond), base_url="https://platform.adobe.io", headers=HEADERS
         )

@@ -18,7 +18,7 @@ from airflow_provider_aep.api.calls import enable_dataflow
 from airflow_provider_aep.api.effects import Call
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.destinations import AmazonS3
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import AepExportDatasetsOperator
 from airflow_provider_aep.schedules import Every

@@ -1,4 +1,4 @@
-"""What a body must hold before Flow Service makes or changes an entity from it."""
+"""What Flow Service requires of a body before it creates or changes an entity."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import Refusal, flow_service, invalid, missing, not_found
-from airflow_provider_aep.emulator.files import check_template
-from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.query import whole_number
-from airflow_provider_aep.emulator.specs import (
+from jsonschema import Draft7Validator, ValidationError, validators  # type: ignore[import-untyped]  # has no types
+
+from airflow_provider_aep.emulator.errors import Refusal, flow_error, invalid, missing, not_found
+from airflow_provider_aep.emulator.flow_service.datasets import DATASETS
+from airflow_provider_aep.emulator.flow_service.filters import whole_number
+from airflow_provider_aep.emulator.flow_service.specs import (
     CONNECTION_SPECS,
     DATA_LAKE,
     EXPORT_MODES,
     FLOW_SPECS,
-    FORMAT,
     FULL,
     SECRET_PARAMS,
     AuthSpec,
     ConnectionSpec,
-    FlowSpec,
-    Param,
-    Params,
+    Schema,
 )
+from airflow_provider_aep.emulator.flow_service.templates import check_template
+from airflow_provider_aep.emulator.options import Options
 
 MASK = "*****"
 HOURS, DAY = (3, 6, 9, 12), 86_400
@@ -41,20 +41,20 @@ def body_object(body: Any) -> dict[str, Any]:
     """The body of a creation as an object.
 
     Raises:
-        Refusal: 1405-400 for none, 400 for anything else than an object, 1410-400 for one that sets a state.
+        Refusal: 1405-400 for none, 1425-400 for anything but an object, 1410-400 for one that sets a state.
     """
     if body is None or body == {}:
-        raise flow_service(1405, 400, "The request body is empty")
+        raise flow_error(1405, 400, "The request body is empty")
     if not isinstance(body, dict):
         raise invalid("A JSON object is expected")
     if "state" in body:
-        raise flow_service(1410, 400, "state cannot be set when an entity is created")
+        raise flow_error(1410, 400, "state cannot be set when an entity is created")
     return body
 
 
 @contextmanager
 def missing_is(code: int) -> Iterator[None]:
-    """Turn a 422 for a missing member into a 400 of this code: dataflows and patches know no 422.
+    """Turn a 422 for a missing member into a 400 with this code: dataflows and patches have no 422.
 
     Raises:
         Refusal: what was raised inside.
@@ -64,7 +64,7 @@ def missing_is(code: int) -> Iterator[None]:
     except Refusal as refusal:
         if refusal.status != 422:
             raise
-        raise flow_service(code, 400, str((refusal.body or {}).get("errorMessage"))) from None
+        raise flow_error(code, 400, str((refusal.body or {}).get("errorMessage"))) from None
 
 
 def name_of(body: Mapping[str, Any]) -> str:
@@ -81,29 +81,12 @@ def text(where: str, value: Any, *, empty: bool = False) -> str:
 
 
 def connection_spec(body: Mapping[str, Any]) -> ConnectionSpec:
-    """The connection spec that a body names by ID and version.
+    """The connection spec that a body names.
 
     Raises:
-        Refusal: 422 for a missing member, 1413-400 for an unknown ID or version.
+        Refusal: as `flow_spec`.
     """
-    named = body.get("connectionSpec")
-    if not isinstance(named, dict):
-        raise missing("connectionSpec 'connectionSpec' is required")
-    _spec_version("connectionSpec", named)
-    spec = CONNECTION_SPECS.get(str(named["id"]))
-    if spec is None:
-        raise flow_service(
-            1413, 400, f"Connection spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
-        )
-    return spec
-
-
-def _spec_version(member: str, named: Mapping[str, Any]) -> None:
-    for part in ("id", "version"):
-        if not named.get(part):
-            raise missing(f"{member}.{part} '{part}' is required for spec info")
-    if str(named["version"]) != "1.0":
-        raise flow_service(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
+    return CONNECTION_SPECS[_known_spec("connectionSpec", "Connection spec", body, CONNECTION_SPECS)]
 
 
 def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | None:
@@ -114,7 +97,7 @@ def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | No
     """
     if not spec.auth:  # Data Landing Zone: Adobe knows the storage itself
         if given:
-            raise flow_service(1415, 400, f"{spec.name} takes no auth, got auth spec [{_spec_name(given)}]")
+            raise flow_error(1415, 400, f"{spec.name} takes no auth, got auth spec [{_spec_name(given)}]")
         return None
     if not isinstance(given, dict):
         raise missing("auth 'auth' is required")
@@ -122,7 +105,7 @@ def auth(spec: ConnectionSpec, given: Any, *, today: str) -> dict[str, Any] | No
     params = given.get("params")
     if not isinstance(params, dict):
         raise missing("auth.params 'params' is required")
-    check_params("auth.params", chosen.params, params)
+    check_params("auth.params", chosen.schema, params)
     return {"specName": chosen.name, "params": {"authorizedDate": today, **mask(params)}}
 
 
@@ -130,7 +113,7 @@ def auth_spec(spec: ConnectionSpec, given: Mapping[str, Any]) -> AuthSpec:
     chosen = next((one for one in spec.auth if one.name == given.get("specName")), None)
     if chosen is None:
         known = ", ".join(one.name for one in spec.auth) or "none"
-        raise flow_service(1415, 400, f"Auth spec [{_spec_name(given)}] not found for {spec.name}, which has: {known}")
+        raise flow_error(1415, 400, f"Auth spec [{_spec_name(given)}] not found for {spec.name}, which has: {known}")
     return chosen
 
 
@@ -143,49 +126,40 @@ def mask(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: MASK if name in SECRET_PARAMS else value for name, value in params.items()}
 
 
-def check_params(where: str, rules: Params, given: Mapping[str, Any]) -> None:
-    """Hold every member against its rule, as JSON Schema would; secret values are not repeated in the message.
+def check_params(where: str, schema: Schema, given: Mapping[str, Any]) -> None:
+    """Check `given` by a JSON Schema; null counts as missing, and the refusal does not repeat a secret.
 
     Raises:
-        Refusal: 1425-400, also for a member that is missing: 422 is for members of the entity itself.
+        Refusal: 1425-400, also for a missing member: 422 is for members of the entity itself.
     """
-    for name, rule in rules.items():
-        if given.get(name) is None:
-            if rule.required:
-                raise invalid(f"{where}.{name} '{name}' is required")
-            continue
-        value = given[name]
-        problem = _broken(rule, value)
-        if problem:
-            shown = "" if rule.secret else f" [{value}]"
-            raise invalid(f"{where}.{name}{shown} {problem}")
+    present = {name: value for name, value in given.items() if value is not None}
+    for error in _Validator(schema).iter_errors(present):
+        if error.validator == "required":
+            raise invalid(f"{where}: {error.message}")
+        secret = error.schema.get("format") == "password"
+        text = f"the value breaks {error.validator} [{error.validator_value}]" if secret else error.message
+        raise invalid(f"{where}.{error.path[0]}: {text}")
 
 
-def _broken(rule: Param, value: Any) -> str | None:
-    if rule.type == "boolean":
-        return None if isinstance(value, bool) else "is not true or false"
-    if rule.type == "port":  # Adobe prints a text in one place and a number in another
-        number = whole_number(value) if isinstance(value, str) else value
-        right = isinstance(number, int) and not isinstance(number, bool) and 0 < number < 65_536
-        return None if right else "is not a port, 1 to 65535"
-    if not isinstance(value, str):
-        return "is not a text"
-    if rule.enum:
-        return None if value in rule.enum else f"is none of {', '.join(rule.enum)}"
-    if rule.pattern:
-        # In JSON Schema `$` is the very end; Python's also matches before a last line break.
-        matches = re.search(rule.pattern, value) and not value.endswith("\n")
-        return None if matches else f"does not match the pattern {rule.pattern}"
-    if rule.base64:
-        try:
-            base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            return "is not base64"
-    return None if value else "is empty"
+def _pattern(_: Any, pattern: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
+    # In JSON Schema `$` is the very end; Python's also matches before a last line break.
+    if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
+        yield ValidationError(f"{value!r} does not match the pattern {pattern}")
 
 
-def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
-    """`params.datasets` of a source connection as it is kept; `known` maps the IDs of all datasets to their names.
+def _content_encoding(_: Any, encoding: str, value: Any, _schema: Schema) -> Iterator[ValidationError]:
+    """Check base64, the only encoding used; JSON Schema does not require validators to check it."""
+    try:
+        base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        yield ValidationError(f"{value!r} is not {encoding}")
+
+
+_Validator = validators.extend(Draft7Validator, {"pattern": _pattern, "contentEncoding": _content_encoding})
+
+
+def datasets(params: Any) -> list[dict[str, str]]:
+    """`params.datasets` of a source connection as it is kept.
 
     `name` may be left out: the OpenAPI requires it, but Adobe's service does without.
 
@@ -199,10 +173,10 @@ def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
     for one in found:
         if not isinstance(one, dict) or not isinstance(one.get("dataSetId"), str):
             raise missing("params.datasets.dataSetId 'dataSetId' is required")
-        if one["dataSetId"] not in known:
+        if one["dataSetId"] not in DATASETS:
             raise not_found("datasets", one["dataSetId"], in_path=False)
         if one["dataSetId"] in kept:
-            raise invalid(f"params.datasets: dataset [{one['dataSetId']}] stands twice")
+            raise invalid(f"params.datasets: dataset [{one['dataSetId']}] is listed twice")
         named = {"name": text("params.datasets.name", one["name"])} if one.get("name") is not None else {}
         kept[one["dataSetId"]] = {"dataSetId": one["dataSetId"], **named}
     return list(kept.values())
@@ -211,36 +185,40 @@ def datasets(params: Any, known: Mapping[str, str]) -> list[dict[str, str]]:
 def target_params(spec: ConnectionSpec, params: Any, options: Options) -> dict[str, Any]:
     """`params` of a target connection, checked by its spec.
 
-    `datasetFileType` makes it one for datasets, `fileType` one for audiences; that both stand among the required
-    members of the spec is not meant.
-
     Raises:
         Refusal: 422 for a missing member, 1425-400 for a wrong one.
     """
     if not isinstance(params, dict):
         raise missing("params 'params' is required")
-    check_params("params", spec.target, params)
-    if not spec.dataset_flow_spec:
-        return dict(params)
-    for_audiences = "fileType" in params and "datasetFileType" not in params
-    rules = {**FORMAT, "datasetFileType": Param(enum=FORMAT["datasetFileType"].enum, required=not for_audiences)}
-    check_params("params", rules, params)
-    uncompressed = params.get("datasetFileType") == "JSON" and params["compression"] == "NONE"
+    check_params("params", spec.target_schema, params)
+    uncompressed = params["datasetFileType"] == "JSON" and params["compression"] == "NONE"
     if uncompressed and not options.seed_rules:
         raise invalid("params.compression [NONE]: datasets in JSON are exported with compression GZIP only")
     return dict(params)
 
 
-def flow_spec(body: Mapping[str, Any]) -> FlowSpec:
-    named = body.get("flowSpec")
+def flow_spec(body: Mapping[str, Any]) -> str:
+    """The ID of the flow spec that a body names.
+
+    Raises:
+        Refusal: 422 for a missing member, 1413-400 for an unknown ID or version.
+    """
+    return _known_spec("flowSpec", "Flow spec", body, FLOW_SPECS)
+
+
+def _known_spec(member: str, title: str, body: Mapping[str, Any], known: Mapping[str, ConnectionSpec]) -> str:
+    named = body.get(member)
     if not isinstance(named, dict):
-        raise missing("flowSpec 'flowSpec' is required")
-    _spec_version("flowSpec", named)
-    if str(named["id"]) not in FLOW_SPECS:
-        raise flow_service(
-            1413, 400, f"Flow spec id [{named['id']}] is not valid", message="Please provide a valid spec id"
-        )
-    return FLOW_SPECS[str(named["id"])]
+        raise missing(f"{member} '{member}' is required")
+    for part in ("id", "version"):
+        if not named.get(part):
+            raise missing(f"{member}.{part} '{part}' is required for spec info")
+    if str(named["version"]) != "1.0":
+        raise flow_error(1413, 400, f"{member}.version [{named['version']}] does not exist, use 1.0")
+    if str(named["id"]) not in known:
+        text = f"{title} id [{named['id']}] is not valid"
+        raise flow_error(1413, 400, text, message="Please provide a valid spec id")
+    return str(named["id"])
 
 
 def transformations(given: Any) -> list[Any]:
@@ -260,25 +238,17 @@ def one_id(member: str, value: Any) -> str:
     if len(value) != 1 or not isinstance(value[0], str):
         raise invalid(f"{member}: exactly one ID is expected, got {value}")
     if not value[0]:
-        raise flow_service(1446, 400, f"{member}: the ID is empty")
+        raise flow_error(1446, 400, f"{member}: the ID is empty")
     return value[0]
 
 
-def flow_fits(spec: FlowSpec, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
-    """Check that a flow spec joins such a source to such a target."""
-    for role, connection, allowed in (("Source", source, (spec.source,)), ("Target", target, spec.targets)):
+def check_ends(spec_id: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    """Refuse a flow spec that does not join such a source to such a target: 1413-400."""
+    for role, connection, expected in (("Source", source, DATA_LAKE), ("Target", target, FLOW_SPECS[spec_id].id)):
         used = connection["connectionSpec"]["id"]
-        if used not in allowed:
-            raise flow_service(
-                1413,
-                400,
-                f"{role} connection [{connection['id']}] has connection spec [{used}]; flow spec [{spec.id}]"
-                f" takes {', '.join(allowed)}",
-            )
-    if spec.datasets and "datasetFileType" not in target["params"]:
-        raise invalid(f"Target connection [{target['id']}] has no datasetFileType: it cannot take datasets")
-    if spec.source == DATA_LAKE and not source.get("params", {}).get("datasets"):
-        raise invalid(f"Source connection [{source['id']}] has no datasets")
+        if used != expected:
+            text = f"{role} connection [{connection['id']}] has connection spec [{used}]; flow spec [{spec_id}] takes"
+            raise flow_error(1413, 400, f"{text} {expected}")
 
 
 def schedule(given: Any, *, now: float, options: Options, whole: bool = True) -> dict[str, Any]:
@@ -290,7 +260,8 @@ def schedule(given: Any, *, now: float, options: Options, whole: bool = True) ->
     Raises:
         Refusal: 422 for a missing member (see `missing_is`), 1425-400 for a combination that Adobe does not offer.
 
-    Source: tutorial "Export datasets by using the Flow Service API", "Create a dataflow".
+    Source: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets, "Create a
+    dataflow".
     """
     if not isinstance(given, dict):
         raise missing("scheduleParams 'scheduleParams' is required")

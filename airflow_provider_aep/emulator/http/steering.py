@@ -1,25 +1,22 @@
-"""Looking into and steering an emulator that runs in a process of its own: everything under `/_emulator`."""
+"""Inspect and steer an emulator that runs in another process: everything under `/_emulator`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator.call import Answer, read_json
 from airflow_provider_aep.emulator.errors import Refusal, problem
-from airflow_provider_aep.emulator.store import KINDS
-
-if TYPE_CHECKING:
-    from airflow_provider_aep.emulator.platform import Platform
+from airflow_provider_aep.emulator.flow_service.request import ApiResponse, read_json
+from airflow_provider_aep.emulator.platform import Outgoing, Platform
 
 BASE = "/_emulator"
 
 HELP = """\
 GET    /_emulator/summary           time, options, entities by sandbox, runs, files with rows and bytes
-GET    /_emulator/creations         every entity that was made: kind, id, name, sandbox, at_ms, deleted
+GET    /_emulator/creations         every entity that was created: kind, id, name, sandbox, at_ms, deleted
 GET    /_emulator/requests          every request: method, path, status, query; DELETE forgets
 GET    /_emulator/faults            the faults that are set, with how often they struck; DELETE removes them
 POST   /_emulator/faults            {"match": "POST /flows", "kind": "status|refuse|reset|lose_reply|truncate|hang|
@@ -37,11 +34,23 @@ POST   /_emulator/rows              {"dataset_id": "...", "rows": [...]}: rows t
 """
 
 
-def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
+class SteeredPlatform(Platform):
+    """A platform that also answers under `/_emulator`; time does not begin with such a request."""
+
+    def handle(self, request: httpx.Request) -> Outgoing:
+        if not request.url.path.startswith(BASE):
+            return super().handle(request)
+        request.read()
+        with self.lock:
+            self.tick()
+            return Outgoing(self.render(request, lambda: _answer(self, request, request.url.path)), None, 0.0)
+
+
+def _answer(platform: Platform, request: httpx.Request, path: str) -> ApiResponse:
     """Answer a request under `/_emulator`; no token is needed.
 
     Raises:
-        Refusal: 404 for a path that is not there, 400 for a body that means nothing.
+        Refusal: 404 for a path that is not there, 400 for a body that makes no sense.
     """
     try:
         body = read_json(request.content) or {}
@@ -49,100 +58,86 @@ def answer(platform: Platform, request: httpx.Request, path: str) -> Answer:
         raise problem(400, "Bad Request", "The body is not JSON") from None
     if not isinstance(body, dict):
         raise problem(400, "Bad Request", "The body is not a JSON object")
-    work = _WORK.get((request.method, path.removeprefix(BASE).strip("/")))
+    work = _PAGES.get((request.method, path.removeprefix(BASE).strip("/")))
     if work is None:
         raise Refusal(404, {"message": "No such page", "pages": HELP.splitlines()})
     try:
-        return Answer(200, work(platform, body))
+        return ApiResponse(200, work(platform, body) or {})
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as trouble:
         raise problem(400, "Bad Request", f"{type(trouble).__name__}: {trouble}") from None
 
 
 def _summary(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
-    files = [
-        {"run_id": run_id, "dataset_id": dataset_id, "path": path, "rows": rows, "bytes": size}
-        for run_id, dataset_id, path, rows, size in platform.runs.written
-    ]
     return {
         "now": platform.clock.now(),
         "data": str(platform.data),
         "options": {**asdict(platform.options), "client_secrets": len(platform.options.client_secrets)},
         "sandboxes": {
-            name: {kind: len(sandbox.collections[kind]) for kind in KINDS}
+            name: {collection: len(entities) for collection, entities in sandbox.collections.items()}
             for name, sandbox in platform.store.sandboxes.items()
         },
         "tokens_issued": platform.gateway.issued,
-        "runs_under_way": len(platform.runs.run_plans),
-        "next_due": platform.runs.next_due(),
-        "files": files,
+        "runs_under_way": len(platform.runs.active),
+        "next_due": platform.timers.next_due(),
+        "files": list(platform.runs.written),
     }
 
 
-def _faults_added(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
-    platform.faults.add(**body)
-    return {"faults": platform.faults.describe()}
-
-
-def _faults_mixed(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+def _mix(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     platform.faults.mix(**body)
     return {"faults": platform.faults.describe()}
 
 
-def _faults_cleared(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+def _add_fault(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    platform.faults.add(**body)
+    return {"faults": platform.faults.describe()}
+
+
+def _clear_faults(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
     platform.faults.clear()
     return {"faults": []}
 
 
-def _requests_cleared(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
+def _clear_requests(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
     platform.requests.clear()
     return {"requests": []}
 
 
-def _advanced(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+def _advance(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     platform.clock.advance(float(body["seconds"]))
     return {"now": platform.tick()}
 
 
-def _expired(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
-    platform.expire_tokens()
-    return {}
-
-
-def _filter_refused(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+def _refuse_filter(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     platform.refuse_filter(body.pop("path"), **body)
     return {"filters": [asdict(one) for one in platform.refused_filters]}
 
 
-def _scripted(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
-    platform.script_run(body.pop("flow_id", "*"), **body)
-    return {}
-
-
-def _run_started(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+def _start_run(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     if body.get("history"):
         platform.add_history(body["flow_id"], int(body["history"]))
         return {}
     return {"run": platform.start_run(body["flow_id"])}
 
 
-def _rows_added(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+def _add_rows(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     platform.add_rows(body["dataset_id"], body["rows"])
     return {"rows": platform.lake.row_count(body["dataset_id"], int(platform.clock.now() * 1000))}
 
 
-_WORK: dict[tuple[str, str], Callable[[Platform, dict[str, Any]], dict[str, Any]]] = {
+_PAGES: dict[tuple[str, str], Callable[[Platform, dict[str, Any]], dict[str, Any] | None]] = {
     ("GET", "summary"): _summary,
     ("GET", "creations"): lambda platform, _: {"creations": [asdict(one) for one in platform.creations]},
     ("GET", "requests"): lambda platform, _: {"requests": [asdict(one) for one in platform.requests]},
-    ("DELETE", "requests"): _requests_cleared,
+    ("DELETE", "requests"): _clear_requests,
     ("GET", "faults"): lambda platform, _: {"faults": platform.faults.describe()},
-    ("POST", "faults"): _faults_added,
-    ("POST", "faults/mix"): _faults_mixed,
-    ("DELETE", "faults"): _faults_cleared,
-    ("POST", "filters"): _filter_refused,
-    ("POST", "clock/advance"): _advanced,
-    ("POST", "expire-tokens"): _expired,
-    ("POST", "scripts"): _scripted,
-    ("POST", "runs"): _run_started,
-    ("POST", "rows"): _rows_added,
+    ("POST", "faults"): _add_fault,
+    ("POST", "faults/mix"): _mix,
+    ("DELETE", "faults"): _clear_faults,
+    ("POST", "filters"): _refuse_filter,
+    ("POST", "clock/advance"): _advance,
+    ("POST", "expire-tokens"): lambda platform, _: platform.expire_tokens(),
+    ("POST", "scripts"): lambda platform, body: platform.script_run(body.pop("flow_id", "*"), **body),
+    ("POST", "runs"): _start_run,
+    ("POST", "rows"): _add_rows,
 }

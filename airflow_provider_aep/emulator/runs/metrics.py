@@ -1,4 +1,4 @@
-"""What a dataflow run tells of itself: its metrics and activities, in the shape that the OpenAPI's examples have."""
+"""What a dataflow run reports: its metrics and activities, in the shape of the OpenAPI's examples."""
 
 from __future__ import annotations
 
@@ -22,17 +22,11 @@ class DatasetResult:
     files: int
     bytes: int
 
-    @property
-    def failed(self) -> int:
-        return self.read - self.written
-
 
 def in_progress(started_ms: int, status: str | None) -> dict[str, Any]:
-    """Metrics of a run at work; Adobe may leave the status out."""
+    """Metrics of a run under way; Adobe may leave the status out."""
     found: dict[str, Any] = {"durationSummary": {"startedAtUTC": started_ms}}
-    if status is not None:
-        found["statusSummary"] = {"status": status}
-    return found
+    return found if status is None else {**found, "statusSummary": {"status": status}}
 
 
 def failed(
@@ -41,9 +35,9 @@ def failed(
     source_id: str,
     dataset_ids: Sequence[str],
     errors: Sequence[dict[str, Any]],
-    word: str,
+    status: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Metrics and activities of a run that failed: nothing was written, sizes and files are not told."""
+    """Metrics and activities of a run that failed: nothing was written, sizes and files are absent."""
     duration = {"startedAtUTC": started_ms, "completedAtUTC": ended_ms}
     problems = [dict(error) for error in errors] or [dict(ABORTED)]
     nothing = {"inputRecordCount": 0, "skippedRecordCount": 0}
@@ -54,10 +48,9 @@ def failed(
             "sourceSummaries": [{"id": source_id, **nothing, "entitySummaries": entities}],
             "failedInfo": problems,
         },
-        "statusSummary": {"status": word, "errors": problems, "activityRefs": [PROCESSOR[0]]},
+        "statusSummary": {"status": status, "errors": problems, "activityRefs": [PROCESSOR[0]]},
     }
-    activity = _activity(PROCESSOR, duration, {}, {}, {}, {"status": word, "errors": problems, "extensions": {}})
-    return found, [activity]
+    return found, [_activity(PROCESSOR, duration, {"status": status, "errors": problems, "extensions": {}})]
 
 
 def succeeded(
@@ -67,67 +60,64 @@ def succeeded(
     target_id: str,
     results: Sequence[DatasetResult],
     errors: Sequence[dict[str, Any]],
-    word: str,
+    status: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Metrics and activities of a run that ended well, in whole or, when records failed, in part."""
+    """Metrics and activities of a run that succeeded, in whole or, when records failed, in part."""
     read, written = sum(one.read for one in results), sum(one.written for one in results)
     size, files = sum(one.bytes for one in results), sum(one.files for one in results)
-    records: dict[str, Any] = {
-        "inputRecordCount": read,
-        "createdRecordCount": written,
-        "outputRecordCount": written,
-        "skippedRecordCount": 0,
-    }
-    status: dict[str, Any] = {"status": word, "activityRefs": [PROCESSOR[0]]}
+    records = {**_read(read), **_written(written)}
+    problems: dict[str, Any] = {}
     if errors:
         records["failedRecordCount"] = read - written
         records["failedInfo"] = [{**error, "count": read - written} for error in errors]
-        status["errors"] = [dict(error) for error in errors]
+        problems = {"errors": [dict(error) for error in errors]}
     sizes = {"inputBytes": size, "outputBytes": size}
     counts = {"inputFileCount": files, "outputFileCount": files}
-    duration = {"startedAtUTC": started_ms, "completedAtUTC": ended_ms}
-    sources = [
-        {"id": f"dataset:{one.dataset_id}", "inputRecordCount": one.read, "skippedRecordCount": 0} for one in results
-    ]
-    targets = [
-        {"id": f"dataset:{one.dataset_id}", "createdRecordCount": one.written, "outputRecordCount": one.written}
-        for one in results
-    ]
-    summaries = {
-        "sourceSummaries": [
-            {"id": source_id, "inputRecordCount": read, "skippedRecordCount": 0, "entitySummaries": sources}
-        ],
-        "targetSummaries": [
-            {"id": target_id, "createdRecordCount": written, "outputRecordCount": written, "entitySummaries": targets}
-        ],
-    }
+    sources = [{"id": f"dataset:{one.dataset_id}", **_read(one.read)} for one in results]
+    targets = [{"id": f"dataset:{one.dataset_id}", **_written(one.written)} for one in results]
     found = {
-        "durationSummary": duration,
+        "durationSummary": {"startedAtUTC": started_ms, "completedAtUTC": ended_ms},
         "sizeSummary": sizes,
-        "recordSummary": {**records, **summaries},
+        "recordSummary": {
+            **records,
+            "sourceSummaries": [{"id": source_id, **_read(read), "entitySummaries": sources}],
+            "targetSummaries": [{"id": target_id, **_written(written), "entitySummaries": targets}],
+        },
         "fileSummary": counts,
-        "statusSummary": status,
+        "statusSummary": {"status": status, "activityRefs": [PROCESSOR[0]], **problems},
     }
     middle = started_ms + (ended_ms - started_ms) // 2
-    processing = {"startedAtUTC": started_ms, "completedAtUTC": middle}
-    publishing = {"startedAtUTC": middle, "completedAtUTC": ended_ms}
-    done = {"status": word, "extensions": {}}
-    published = {**records, "inputRecordCount": written}
+    done = {"status": status, "extensions": {}}
+    processed = {"startedAtUTC": started_ms, "completedAtUTC": middle}
+    published = {"startedAtUTC": middle, "completedAtUTC": ended_ms}
     return found, [
+        _activity(PROCESSOR, processed, {**problems, **done}, sizes, records, counts),
         _activity(
-            PROCESSOR, processing, sizes, records, counts, {key: status[key] for key in ("errors",) if errors} | done
+            PUBLISHER,
+            published,
+            done,
+            {"outputBytes": size},
+            {**records, "inputRecordCount": written},
+            {"outputFileCount": files},
         ),
-        _activity(PUBLISHER, publishing, {"outputBytes": size}, published, {"outputFileCount": files}, done),
     ]
+
+
+def _read(count: int) -> dict[str, Any]:
+    return {"inputRecordCount": count, "skippedRecordCount": 0}
+
+
+def _written(count: int) -> dict[str, Any]:
+    return {"createdRecordCount": count, "outputRecordCount": count}
 
 
 def _activity(
     named: tuple[str, str],
     duration: dict[str, Any],
-    size: dict[str, Any],
-    records: dict[str, Any],
-    files: dict[str, Any],
     status: dict[str, Any],
+    size: dict[str, Any] | None = None,
+    records: dict[str, Any] | None = None,
+    files: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
         "id": named[0],
@@ -135,8 +125,8 @@ def _activity(
         "updatedAtUTC": 0,
         "durationSummary": duration,
         "latencySummary": {},
-        "sizeSummary": size,
-        "recordSummary": records,
-        "fileSummary": files,
+        "sizeSummary": size or {},
+        "recordSummary": records or {},
+        "fileSummary": files or {},
         "statusSummary": status,
     }

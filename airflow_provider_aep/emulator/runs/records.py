@@ -1,4 +1,4 @@
-"""What is known of dataflows and runs beside their records: what comes next, and how it is to go."""
+"""What is known of dataflows and runs beside the entities that Adobe shows: how far exported, under way, scripted."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ class Script:
 
 
 @dataclass
-class FlowPlan:
-    """What is known of a dataflow beside its record: its next slot and how far each dataset has been exported."""
+class FlowProgress:
+    """How often a dataflow has run, how far each dataset is exported, and the scripts for its next runs.
+
+    `generation` counts its schedules, so that a timer of an old one is recognised.
+    """
 
     flow_id: str
     sandbox: str
@@ -44,8 +47,8 @@ class FlowPlan:
 
 
 @dataclass
-class RunPlan:
-    """A run under way, with all that it needs to end, even when its dataflow has been deleted meanwhile."""
+class ActiveRun:
+    """A run under way, with everything that it needs to end, even after its dataflow was deleted."""
 
     run_id: str
     flow_id: str
@@ -54,8 +57,8 @@ class RunPlan:
     dataset_ids: list[str]
     source_id: str
     target_id: str
-    storage: str
-    params: dict[str, Any]
+    spec_id: str
+    target: dict[str, Any]
     login: dict[str, Any]
     names: dict[str, str]
     template: str | None

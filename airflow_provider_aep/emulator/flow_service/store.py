@@ -10,45 +10,53 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import flow_service, not_found
-from airflow_provider_aep.emulator.query import Entity, Query, predicate, read_token, sort_key, write_token
+from airflow_provider_aep.emulator.errors import flow_error, not_found
+from airflow_provider_aep.emulator.flow_service.filters import (
+    Document,
+    Query,
+    predicate,
+    read_token,
+    sort_key,
+    write_token,
+)
 
-KINDS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
+COLLECTIONS = ("connections", "sourceConnections", "targetConnections", "flows", "runs")
 
-# The order when none is asked for. Source: the OpenAPI's text on lists, most recently created or updated first.
+# The order when a request names none. Source: the OpenAPI's text on lists, most recently created or updated first.
 _DEFAULT_ORDER = (("updatedAt", True),)
 _KEPT_LISTINGS = 16
 
 
-class Collection:
-    """All entities of one kind in one sandbox."""
+class EntityCollection:
+    """The entities of one sandbox under one path of the API, such as "flows"."""
 
-    def __init__(self, kind: str, visible_now: Callable[[], float]) -> None:
-        self.kind = kind
-        self.items: dict[str, Entity] = {}
-        self._by_flow: dict[str, list[Entity]] = {}
+    def __init__(self, name: str, visible_now: Callable[[], float]) -> None:
+        self.name = name
+        self.items: dict[str, Document] = {}
+        self._by_flow: dict[str, list[Document]] = {}
         self._hidden: dict[str, float] = {}
         self._visible_now = visible_now
         # A listing that is read page by page is filtered and sorted once, until something changes.
-        self._listings: OrderedDict[object, list[Entity]] = OrderedDict()
+        self._listings: OrderedDict[object, list[Document]] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Entity]:
+    def __iter__(self) -> Iterator[Document]:
         return iter(self.items.values())
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def get(self, entity_id: str, *, in_path: bool = True) -> Entity:
+    def get(self, entity_id: str, *, in_path: bool = True) -> Document:
         """The entity of that ID.
 
         Raises:
             Refusal: there is none: 404, or 400 when the ID stood in a body.
         """
         if entity_id not in self.items:
-            raise not_found(self.kind, entity_id, in_path=in_path)
+            raise not_found(self.name, entity_id, in_path=in_path)
         return self.items[entity_id]
 
-    def add(self, entity: Entity, visible_from: float | None = None) -> None:
+    def add(self, entity: Document, visible_from: float | None = None) -> None:
+        """Add an entity; lists leave it out until `visible_from`, a GET by its ID finds it at once."""
         self.items[entity["id"]] = entity
         if "flowId" in entity:
             self._by_flow.setdefault(entity["flowId"], []).append(entity)
@@ -62,17 +70,17 @@ class Collection:
         self._listings.clear()
 
     def changed(self) -> None:
-        """Tell that an entity was changed in place."""
+        """Note that an entity was changed in place."""
         self._listings.clear()
 
-    def runs_of(self, flow_id: str) -> list[Entity]:
+    def runs_of(self, flow_id: str) -> list[Document]:
         """The runs of a dataflow, oldest first."""
         return self._by_flow.get(flow_id, [])
 
     def count(self, query: Query) -> int:
         return len(self._matching(query))
 
-    def page(self, query: Query, size: int, *, by_position: bool = False) -> tuple[list[Entity], str | None]:
+    def page(self, query: Query, size: int, *, by_position: bool = False) -> tuple[list[Document], str | None]:
         """One page of what the query asks for, and the token of the next one.
 
         Raises:
@@ -85,15 +93,15 @@ class Collection:
             position = read_token(query.token)
             try:
                 start = int(position[0]) if by_position else _start_after(found, order, position)
-            except (TypeError, ValueError, IndexError):  # a token of another order, or one made up
-                raise flow_service(1453, 400, f"continuationToken [{query.token}] does not fit") from None
+            except (TypeError, ValueError, IndexError):  # a token of another order, or an invented one
+                raise flow_error(1453, 400, f"continuationToken [{query.token}] does not fit") from None
         page = found[start : start + size]
         if start + size >= len(found):
             return page, None
         after: Any = [start + size] if by_position else [list(sort_key(page[-1], path)) for path, _ in order]
         return page, write_token(after)
 
-    def _ordered(self, query: Query, order: tuple[tuple[str, bool], ...]) -> list[Entity]:
+    def _ordered(self, query: Query, order: tuple[tuple[str, bool], ...]) -> list[Document]:
         self._show()
         key = (query.filters, order)
         found = self._listings.get(key)
@@ -109,14 +117,14 @@ class Collection:
             self._listings.move_to_end(key)
         return found
 
-    def _matching(self, query: Query) -> list[Entity]:
+    def _matching(self, query: Query) -> list[Document]:
         self._show()
-        candidates: Iterable[Entity] = self.items.values()
+        candidates: Iterable[Document] = self.items.values()
         remaining = list(query.filters)
         for condition in query.filters:
             if condition.operator == "==" and condition.path == "id":
                 candidates = [self.items[one] for one in dict.fromkeys(condition.values) if one in self.items]
-            elif condition.operator == "==" and condition.path == "flowId" and self.kind == "runs":
+            elif condition.operator == "==" and condition.path == "flowId" and self.name == "runs":
                 candidates = [run for one in dict.fromkeys(condition.values) for run in self.runs_of(one)]
             else:
                 continue
@@ -134,7 +142,7 @@ class Collection:
             self._hidden = {one: moment for one, moment in self._hidden.items() if moment > now}
 
 
-def _start_after(found: list[Entity], order: tuple[tuple[str, bool], ...], position: list[Any]) -> int:
+def _start_after(found: list[Document], order: tuple[tuple[str, bool], ...], position: list[Any]) -> int:
     """Where a page starts that follows the entity of these sort keys, whether that one is still there or not."""
     wanted = [tuple(key) for key in position]
     low, high = 0, len(found)
@@ -155,16 +163,16 @@ def _start_after(found: list[Entity], order: tuple[tuple[str, bool], ...], posit
 
 @dataclass
 class Sandbox:
-    """A part of the platform that knows nothing of the others."""
+    """A part of the platform, isolated from the others."""
 
     name: str
     id: str
-    collections: dict[str, Collection]
+    collections: dict[str, EntityCollection]
 
 
 @dataclass
 class Creation:
-    """One entity that was made, for tests that count; `at_ms` is emulated time."""
+    """One entity that was created, for tests that count; `at_ms` is emulated time."""
 
     kind: str
     id: str
@@ -188,11 +196,11 @@ class Store:
 
     def add_sandbox(self, name: str) -> None:
         number = random.Random(f"{self.seed} sandbox {name}").getrandbits(128)
-        collections = {kind: Collection(kind, self.visible_now) for kind in KINDS}
+        collections = {collection: EntityCollection(collection, self.visible_now) for collection in COLLECTIONS}
         self.sandboxes[name] = Sandbox(name, str(uuid.UUID(int=number, version=4)), collections)
 
     def new_id(self) -> str:
-        """A UUID that follows from the seed and the number of those before it."""
+        """A UUID determined by the seed and the number of IDs before it."""
         self.serial += 1
         return str(uuid.UUID(int=random.Random(f"{self.seed} id {self.serial}").getrandbits(128), version=4))
 
@@ -201,6 +209,10 @@ class Store:
         self.serial += 1
         self.dirty = True
         return f'"{(self.serial * 0x9E3779B1) & 0xFFFFFFFF:08x}-0000-0200-0000-{int(now):08x}0000"'
+
+    def visible_from(self, delay: float) -> float | None:
+        """When lists show an entity that is added now."""
+        return self.visible_now() + delay if delay else None
 
     def note(self, creation: Creation) -> None:
         self.creations.append(creation)

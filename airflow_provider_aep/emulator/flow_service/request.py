@@ -1,4 +1,4 @@
-"""A request that passed the gateway, and the answer to it, as the services see them."""
+"""A request that has passed the gateway, and the response to it, as the services see them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import httpx
 
-from airflow_provider_aep.emulator.store import Collection, Sandbox
+from airflow_provider_aep.emulator.flow_service.store import EntityCollection, Sandbox
 
 # Far deeper than any of Adobe's bodies, and shallow enough to be copied, compared and written again.
 _DEEPEST = 64
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request: `steps` is its path below the service's base, `origin` scheme and host as the caller knows them."""
+class ApiRequest:
+    """`steps` is the path below the service's base, `origin` the scheme and host that the caller used."""
 
     method: str
     origin: str
@@ -31,8 +31,15 @@ class Call:
     def now_ms(self) -> int:
         return int(self.now * 1000)
 
-    def collection(self, kind: str) -> Collection:
-        return self.sandbox.collections[kind]
+    def entities(self, collection: str) -> EntityCollection:
+        return self.sandbox.collections[collection]
+
+
+@dataclass(frozen=True)
+class ApiResponse:
+    status: int
+    body: Any = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def read_json(content: bytes) -> Any:
@@ -44,7 +51,7 @@ def read_json(content: bytes) -> Any:
     if not content:
         return None
     try:
-        value = json.loads(content, parse_constant=_no_constant)
+        value = json.loads(content, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level, depth = [value], 0
@@ -52,22 +59,11 @@ def read_json(content: bytes) -> Any:
         depth += 1
         if depth > _DEEPEST:
             raise ValueError("nested too deeply")
-        level = [
-            below
-            for one in level
-            if isinstance(one, dict | list)
-            for below in (one.values() if isinstance(one, dict) else one)
-        ]
+        containers = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [below for one in containers for below in one]
     return value
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     """Refuse NaN and Infinity, which Python reads and JSON does not know."""
     raise ValueError(name)
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: Any = None
-    headers: tuple[tuple[str, str], ...] = ()

@@ -1,4 +1,4 @@
-"""The data lake: datasets that are there from the start, and the rows that they hold at a moment."""
+"""The data lake: its seeded datasets, and the rows that they hold at a moment."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SEEDED: tuple[SeedDataset, ...] = (
     SeedDataset("5fb4c170379f4a1971625465", "Offline Conversions", "Waiting for its first batch", "event", 0),
 )
 
-_BY_ID: Mapping[str, SeedDataset] = {dataset.id: dataset for dataset in SEEDED}
+DATASETS: Mapping[str, SeedDataset] = {dataset.id: dataset for dataset in SEEDED}
 
 # How far back the seeded events of a dataset reach. 60 days leave 305 until the guardrail takes the oldest.
 _EVENT_DAYS = {"5fb4c06f268e391970514354": 730}
@@ -103,7 +103,7 @@ def catalog_record(
     """
     mark = hashlib.sha256(dataset.id.encode()).hexdigest()
     view = f"{int(dataset.id, 16) + 1:024x}"
-    # A dataset ID starts with the second in which it was made; the published example has it so too.
+    # A dataset ID starts with the second of its creation, in the published example, too.
     created = int(dataset.id[:8], 16) * 1000 + int(mark[:4], 16) % 1000
     batch = f"01{mark[:24].upper()}"
     return {
@@ -168,7 +168,7 @@ class Lake:
         Raises:
             KeyError: there is no such dataset.
         """
-        seeded, added = _BY_ID[dataset_id].rows, self.added.get(dataset_id, [])
+        seeded, added = DATASETS[dataset_id].rows, self.added.get(dataset_id, [])
         if until_ms is None:
             return seeded + len(added)
         return seeded + self._arrived(until_ms) + sum(at_ms <= until_ms for at_ms, _ in added)
@@ -181,22 +181,22 @@ class Lake:
         Raises:
             KeyError: there is no such dataset.
         """
-        dataset = _BY_ID[dataset_id]  # looked up here, so that the error is not lazy
+        dataset = DATASETS[dataset_id]  # looked up here, so that the error is not lazy
         due = self._due(dataset, after_ms, until_ms)
         return (_row(dataset, *one) if isinstance(one, tuple) else dict(one) for one in due)
 
     def exported_count(self, dataset_id: str, after_ms: int | None, until_ms: int) -> int:
         """How many `rows` there are, without making them."""
-        return sum(1 for _ in self._due(_BY_ID[dataset_id], after_ms, until_ms))
+        return sum(1 for _ in self._due(DATASETS[dataset_id], after_ms, until_ms))
 
     def add_rows(self, dataset_id: str, rows: Iterable[Mapping[str, Any]], at_ms: int) -> None:
-        """Let rows arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
+        """Add rows that arrive in a dataset at `at_ms` (milliseconds since 1970 UTC).
 
         Raises:
             KeyError: there is no such dataset.
             ValueError: a row of an event dataset has no `timestamp` in ISO 8601 with a zone.
         """
-        dataset = _BY_ID[dataset_id]
+        dataset = DATASETS[dataset_id]
         fresh = [(at_ms, dict(row)) for row in rows]
         if dataset.kind == "event":
             for _, row in fresh:
@@ -252,7 +252,7 @@ def _identities(visitor: int) -> dict[str, Any]:
 
 
 def _row(dataset: SeedDataset, index: int, at_ms: int) -> dict[str, Any]:
-    # One hash for each row: any row can be made without those before it, and faster than by seeding a generator.
+    # One hash per row: any row can be computed without those before it, and faster than with a seeded generator.
     draw = hashlib.blake2b(f"{dataset.id} {index}".encode(), digest_size=16)
     make = _profile if dataset.kind == "profile" else _event
     return make(draw.hexdigest(), draw.digest(), index, at_ms)

@@ -14,7 +14,7 @@ from typing import IO, Any, TextIO
 
 import httpx
 
-from airflow_provider_aep.emulator.datasets import SEEDED
+from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 
 DAG_ID = "example_aep_demo"
 SPEED = 60  # an emulated minute in a second: Adobe's five minutes until the first run become five seconds
@@ -26,7 +26,7 @@ def main() -> int:
     folder = Path("demo-data").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    say(f"Everything of this demo lies in {folder}; Airflow's words are in {folder / 'airflow.log'}")
+    say(f"This demo writes to {folder}; Airflow's log is {folder / 'airflow.log'}")
     options = ["--port", "0", "--speed", str(SPEED), "--data", str(folder / "adobe")]
     emulator = subprocess.Popen(
         [sys.executable, "-m", "airflow_provider_aep.emulator", *options], stdout=subprocess.PIPE, text=True
@@ -60,15 +60,15 @@ def read_greeting(lines: IO[str]) -> tuple[str, str]:
             connection = line.split("=", 1)[1].strip().strip("'")
         if url and connection:
             return url, connection
-    raise SystemExit("the emulator did not start; its own message stands above")
+    raise SystemExit("the emulator did not start; see its message above")
 
 
 def airflow_environment(folder: Path, connection: str) -> dict[str, str]:
-    """An Airflow of its own: nothing of one that is configured here is used or changed."""
-    package = Path(__file__).parents[1]
-    dags = package / "example_dags"  # in an installed wheel; in a checkout they lie beside the package
+    """The environment of a separate Airflow; one that is configured here is neither used nor changed."""
+    package = Path(__file__).parents[2]
+    dags = package / "example_dags"  # in a wheel; in a checkout they are beside the package
     own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-    # The S3 login is Adobe's own documentation's, and the emulator checks no more than its form.
+    # The S3 login is the one in Adobe's documentation; the emulator checks its form only.
     login = {
         "conn_type": "aws",
         "login": "AKIAIOSFODNN7EXAMPLE",
@@ -124,7 +124,7 @@ def show_files(folder: Path, requests: list[dict[str, Any]]) -> int:
     say(f"{'in all':<20} {f'{len(files)} files':<78} {landed:>6} {size:>9}")
     posts = [request["path"].rsplit("/", 1)[-1] for request in requests if request["method"] == "POST"]
     made = ", ".join(path for path in posts if path != "v3")
-    say(f"\nAdobe was asked {len(requests)} times; made were, each once: {made}")
+    say(f"\nRequests to Adobe: {len(requests)}; created, each once: {made}")
     say(f"Seeded rows: {seeded}; landed: {landed}; {'equal' if seeded == landed else 'NOT EQUAL'}")
     return 0 if seeded == landed else 1
 

@@ -1,4 +1,4 @@
-"""The emulator on a port of this machine: HTTP in, HTTP out, and lines that really break when a fault says so."""
+"""The emulator on a port of this machine: HTTP in, HTTP out, and connections that break when a fault says so."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Application:
         target = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         address = httpx.URL("http://{}:{}".format(*scope["server"]))
         if host := dict(scope["headers"]).get(b"host"):
-            # What the caller calls us stands in the addresses that we give out, if it is a name at all.
+            # The addresses in our replies carry the caller's name for us, if it is a valid one.
             with contextlib.suppress(httpx.InvalidURL):
                 address = httpx.URL(f"http://{host.decode('latin-1')}")
         url = address.copy_with(raw_path=b"/" + target.encode("ascii", "replace").removeprefix(b"/"))
@@ -109,7 +109,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 picks a free one.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named: asyncio switches Nagle's delay (40 ms for each answer) off only where it is.
@@ -149,7 +149,7 @@ async def serve(platform: Platform, listener: socket.socket, ready: Callable[[],
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     ticking = asyncio.create_task(_tick(platform, server, ready))
-    ticking.add_done_callback(stop)  # an emulator whose time stands still would only look alive
+    ticking.add_done_callback(stop)  # without its clock the emulator would only look alive
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -160,14 +160,14 @@ async def serve(platform: Platform, listener: socket.socket, ready: Callable[[],
 
 
 async def _tick(platform: Platform, server: uvicorn.Server, ready: Callable[[], None]) -> None:
-    """Let runs start and end, and the state be saved, when no request comes."""
+    """Start and end runs, and save the state, while no request comes."""
     while not server.started:
         await asyncio.sleep(0.01)
     ready()
     saved = time.monotonic()
     while True:
         await asyncio.sleep(_TICK_SECONDS)
-        due = platform.runs.next_due()
+        due = platform.timers.next_due()
         if due is not None and due <= platform.clock.now():
             await asyncio.to_thread(platform.tick)
         if time.monotonic() - saved > _SAVE_SECONDS:

@@ -1,4 +1,4 @@
-"""What a list request asks for: filters, order, page size, position.
+"""Filters, order, page size and position of a list request.
 
 Source: Adobe's guide "Sort and filter responses in the Flow Service API", and the list operations of the OpenAPI.
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from airflow_provider_aep.emulator.errors import flow_service
+from airflow_provider_aep.emulator.errors import flow_error
 
-Entity = dict[str, Any]
+Document = dict[str, Any]
 
 _OPERATOR = r"==|>=|<=|>|<|="
 _FILTER = re.compile(rf"([A-Za-z_][\w.\[\]-]*?)\s*({_OPERATOR})(.*)", re.DOTALL)
@@ -42,7 +42,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
         ["id", "name", "providerId", "version", "attributes", "sourceConnectionSpecIds", "targetConnectionSpecIds"]
     ),
 }
-"""What may stand first in the path of a filter or an order, for each kind of entity."""
+"""The fields that a filter or an order may begin with, by collection."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class RefusedFilter:
 
 
 def read_query(
-    kind: str, pairs: Iterable[tuple[str, str]], *, most: int = 100, refused: Sequence[RefusedFilter] = ()
+    collection: str, pairs: Iterable[tuple[str, str]], *, most: int = 100, refused: Sequence[RefusedFilter] = ()
 ) -> Query:
-    """The query parameters of GET /{kind}, checked.
+    """The query parameters of GET /{collection}, checked.
 
     Raises:
         Refusal: 1401, 1423, 1432, 1433, 1443, 1451, 1452 or 1453, each 400, as Adobe's error page lists them.
@@ -105,35 +105,35 @@ def read_query(
     token: str | None = None
     for name, value in pairs:
         if name == "property":
-            filters += _filters(kind, value)
+            filters += _filters(collection, value)
         elif name == "limit":
             limit = _limit(value, most)
         elif name == "orderby":
-            order = _order(kind, value)
+            order = _order(collection, value)
         elif name == "count":
             if value.lower() not in ("true", "false"):
-                raise flow_service(1452, 400, f"count={value}: true or false is expected")
+                raise flow_error(1452, 400, f"count={value}: true or false is expected")
             count = value.lower() == "true"
         elif name == "continuationToken":
             token = value or None
         elif value.startswith("=") or re.search(r"[<>]", name):
             # An unencoded `&` between two filters makes the second look like a parameter of its own.
-            filters += _filters(kind, f"{name}={value}" if value else name)
+            filters += _filters(collection, f"{name}={value}" if value else name)
         else:
-            raise flow_service(1451, 400, f"Unknown query parameter [{name}]")
+            raise flow_error(1451, 400, f"Unknown query parameter [{name}]")
     if count and limit is not None:
-        raise flow_service(1401, 400, "limit and count cannot be requested together")
+        raise flow_error(1401, 400, "limit and count cannot be requested together")
     for one in filters:
-        _refuse(refused, kind, one.path, one.operator, len(one.values) > 1)
+        _refuse(refused, collection, one.path, one.operator, len(one.values) > 1)
     for path, _ in order:
-        _refuse(refused, kind, path, "orderby", False)
+        _refuse(refused, collection, path, "orderby", False)
     return Query(tuple(filters), limit, order, count, token)
 
 
 def read_search(
-    kind: str, body: Mapping[str, Any], token: str | None, *, refused: Sequence[RefusedFilter] = ()
+    collection: str, body: Mapping[str, Any], token: str | None, *, refused: Sequence[RefusedFilter] = ()
 ) -> Query:
-    """The body of POST /{kind}/search: {"queryString", "limit" up to 1000, "orderby", "count"}.
+    """The body of POST /{collection}/search: {"queryString", "limit" up to 1000, "orderby", "count"}.
 
     Raises:
         Refusal: as `read_query`.
@@ -143,28 +143,28 @@ def read_search(
     pairs += [(name, str(body[name])) for name in ("limit", "orderby", "count") if body.get(name) is not None]
     if token:
         pairs.append(("continuationToken", token))
-    return read_query(kind, pairs, most=1000, refused=refused)
+    return read_query(collection, pairs, most=1000, refused=refused)
 
 
-def _filters(kind: str, text: str) -> list[Filter]:
+def _filters(collection: str, text: str) -> list[Filter]:
     found = []
     for part in _JOINT.split(text):
         part = part.removeprefix("property=").strip()
         match = _FILTER.fullmatch(part)
         if match is None:
-            raise flow_service(1448, 400, f"Invalid filter [{part}]")
+            raise flow_error(1448, 400, f"Invalid filter [{part}]")
         path, operator, value = match.groups()
         first = re.split(r"[.\[]", path)[0]
-        if first not in FIELDS[kind]:
-            raise flow_service(1423, 400, f"Unhandled filter field [{path}]")
+        if first not in FIELDS[collection]:
+            raise flow_error(1423, 400, f"Unhandled filter field [{path}]")
         # Adobe prints a single `=` for the attributes of a spec, and nowhere else.
         if operator == "=" and first != "attributes":
-            raise flow_service(1449, 400, f"Invalid operator in filter [{part}]")
+            raise flow_error(1449, 400, f"Invalid operator in filter [{part}]")
         values = tuple(one.strip() for one in value.split(","))
         if len(values) > 1 and operator not in ("==", "="):
-            raise flow_service(1443, 400, f"Operator [{operator}] does not take several values")
+            raise flow_error(1443, 400, f"Operator [{operator}] does not take several values")
         if path in ("createdAt", "updatedAt") and not all(_is_number(one) for one in values):
-            raise flow_service(1452, 400, f"Invalid value [{value}] for [{path}]: milliseconds are expected")
+            raise flow_error(1452, 400, f"Invalid value [{value}] for [{path}]: milliseconds are expected")
         found.append(Filter(path, "==" if operator == "=" else operator, values))
     return found
 
@@ -172,26 +172,26 @@ def _filters(kind: str, text: str) -> list[Filter]:
 def _limit(value: str, most: int) -> int:
     number = whole_number(value)
     if number is None or number < 1:
-        raise flow_service(1453, 400, f"limit={value}: a positive number is expected")
+        raise flow_error(1453, 400, f"limit={value}: a positive number is expected")
     return min(number, most)
 
 
-def _order(kind: str, text: str) -> tuple[tuple[str, bool], ...]:
+def _order(collection: str, text: str) -> tuple[tuple[str, bool], ...]:
     found = []
     for part in text.split(","):
         path = part.strip().removeprefix("+")  # a `+` that was not encoded arrives as a blank
         descending = path.startswith("-")
         path = path.removeprefix("-")
-        if re.split(r"[.\[]", path)[0] not in FIELDS[kind]:
-            raise flow_service(1432, 400, f"orderby: [{part.strip()}] is not a field that can be ordered by")
+        if re.split(r"[.\[]", path)[0] not in FIELDS[collection]:
+            raise flow_error(1432, 400, f"orderby: [{part.strip()}] is not a field that can be ordered by")
         found.append((path, descending))
     return tuple(found)
 
 
-def _refuse(refused: Sequence[RefusedFilter], kind: str, path: str, operator: str, several: bool) -> None:
+def _refuse(refused: Sequence[RefusedFilter], collection: str, path: str, operator: str, several: bool) -> None:
     for one in refused:
-        if one.hits(kind, path, operator, several):
-            raise flow_service(one.code, 400, f"Filter on [{path}] with [{operator}] is not supported")
+        if one.hits(collection, path, operator, several):
+            raise flow_error(one.code, 400, f"Filter on [{path}] with [{operator}] is not supported")
 
 
 def whole_number(text: str) -> int | None:
@@ -213,7 +213,7 @@ def values_at(entity: Any, path: str) -> list[Any]:
     return found
 
 
-def predicate(condition: Filter) -> Callable[[Entity], bool]:
+def predicate(condition: Filter) -> Callable[[Document], bool]:
     """The condition as a test of an entity."""
     path, operator = condition.path, condition.operator
     if operator == "==":
@@ -243,7 +243,7 @@ def predicate(condition: Filter) -> Callable[[Entity], bool]:
     return lambda entity: any(compare(value) for value in values_at(entity, path))
 
 
-def _state(entity: Entity) -> str:
+def _state(entity: Document) -> str:
     """The state of an entity. A run has no such member, yet Adobe's guide filters runs by it: `state==inProgress`."""
     if "flowId" not in entity:
         return str(entity.get("state"))
@@ -263,7 +263,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def sort_key(entity: Entity, path: str) -> tuple[int, Any]:
+def sort_key(entity: Document, path: str) -> tuple[int, Any]:
     """A key that puts missing values first, then numbers, then texts."""
     value = entity.get(path)  # nearly always a plain member: twice as fast
     if value is None or isinstance(value, list | dict):
@@ -286,9 +286,9 @@ def read_token(token: str) -> list[Any]:
     one client in use (aepp) does so and works with Adobe, so it is read, too.
 
     Raises:
-        Refusal: 1453-400, it is none of ours.
+        Refusal: 1453-400, this emulator did not write it.
     """
-    refusal = flow_service(1453, 400, f"continuationToken [{token}] is not valid")
+    refusal = flow_error(1453, 400, f"continuationToken [{token}] is not valid")
     for text in (token, unquote(token.split("&")[0])):
         match = re.fullmatch(r"\+RID:~([A-Za-z0-9+/=]+)==#RT:(\d+)", text)
         if match and len(match[1]) == int(match[2]):
@@ -301,7 +301,7 @@ def read_token(token: str) -> list[Any]:
     raise refusal
 
 
-def next_href(kind: str, pairs: Iterable[tuple[str, str]], token: str) -> str:
+def next_href(collection: str, pairs: Iterable[tuple[str, str]], token: str) -> str:
     """The address of the next page, relative to Flow Service, with the parameters of this one."""
     kept = [("continuationToken", token), *(pair for pair in pairs if pair[0] != "continuationToken")]
-    return f"/{kind}?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in kept)
+    return f"/{collection}?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in kept)

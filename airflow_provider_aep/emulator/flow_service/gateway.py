@@ -1,4 +1,4 @@
-"""Who may call: access tokens as IMS issues them, and the headers that Adobe's API gateway wants.
+"""Who may call: access tokens as IMS issues them, and the headers that Adobe's API gateway requires.
 
 Source: Adobe's guide "Server to server authentication", and "Platform troubleshooting guide" on required headers.
 """
@@ -10,14 +10,13 @@ import email.policy
 import math
 import secrets
 import time
-from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 import httpx
 
-from airflow_provider_aep.emulator.errors import flow_service, gateway, ims, problem
+from airflow_provider_aep.emulator.errors import flow_error, gateway_error, ims_error, problem
+from airflow_provider_aep.emulator.flow_service.store import Sandbox, Store
 from airflow_provider_aep.emulator.options import Options
-from airflow_provider_aep.emulator.store import Sandbox, Store
 
 # What Adobe's developer console offers to a server-to-server credential of Experience Platform.
 _SCOPES = {"openid", "session", "AdobeID", "read_organizations", "profile", "email", "adobeio_api",
@@ -29,11 +28,11 @@ _SCOPES = {"openid", "session", "AdobeID", "read_organizations", "profile", "ema
 class Gateway:
     """Issues tokens and checks requests. Tokens live on real time, whatever the emulated clock does."""
 
-    def __init__(self, options: Options, store: Store, real_now: Callable[[], float] = time.monotonic) -> None:
-        self._options, self._store, self._real_now = options, store, real_now
+    def __init__(self, options: Options, store: Store) -> None:
+        self._options, self._store = options, store
         self._tokens: dict[str, float] = {}
         self.issued = 0
-        """How many tokens have been asked for with success."""
+        """How many tokens have been issued."""
 
     def token(self, request: httpx.Request) -> dict[str, object]:
         """POST /ims/token/v2 or v3: the fields in a form body or in the query.
@@ -44,19 +43,19 @@ class Gateway:
         given = dict(request.url.params.multi_items()) | dict(_form(request))
         for name in ("grant_type", "client_id", "client_secret"):
             if not given.get(name):
-                raise ims(400, "invalid_request", f"{name} is missing")
+                raise ims_error(400, "invalid_request", f"{name} is missing")
         if given["grant_type"] != "client_credentials":
-            raise ims(400, "unsupported_grant_type", f"grant_type {given['grant_type']} is not supported")
+            raise ims_error(400, "unsupported_grant_type", f"grant_type {given['grant_type']} is not supported")
         if given["client_id"] != self._options.client_id:
-            raise ims(400, "invalid_client", "invalid client_id parameter")
+            raise ims_error(400, "invalid_client", "invalid client_id parameter")
         if given["client_secret"] not in self._options.client_secrets:
-            raise ims(401, "invalid_client", "invalid client_secret parameter")
+            raise ims_error(401, "invalid_client", "invalid client_secret parameter")
         scopes = {one for one in given.get("scope", "").replace(",", " ").split() if one}
         if not scopes or not scopes <= _SCOPES:
             wrong = ", ".join(sorted(scopes - _SCOPES)) or "none was given"
-            raise ims(400, "invalid_scope", f"Invalid scope: {wrong}")
+            raise ims_error(400, "invalid_scope", f"Invalid scope: {wrong}")
         token = f"eyJhbGciOiJSUzI1NiJ9.{secrets.token_urlsafe(48)}.{secrets.token_urlsafe(24)}"
-        self._tokens[token] = self._real_now() + self._options.token_seconds
+        self._tokens[token] = time.monotonic() + self._options.token_seconds
         self.issued += 1
         return {
             "access_token": token,
@@ -65,7 +64,7 @@ class Gateway:
         }
 
     def expire_tokens(self) -> None:
-        """Make every token issued so far invalid."""
+        """Invalidate every token issued so far."""
         self._tokens.clear()
 
     def check_caller(self, request: httpx.Request) -> None:
@@ -77,20 +76,20 @@ class Gateway:
         headers = request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not token:
-            raise gateway(403, "403010", "Oauth token is missing")
-        if scheme.lower() != "bearer" or self._tokens.get(token.strip(), -math.inf) <= self._real_now():
-            raise gateway(401, "401013", "Oauth token is not valid")
+            raise gateway_error(403, "403010", "Oauth token is missing")
+        if scheme.lower() != "bearer" or self._tokens.get(token.strip(), -math.inf) <= time.monotonic():
+            raise gateway_error(401, "401013", "Oauth token is not valid")
         if not headers.get("x-api-key"):
-            raise gateway(403, "403000", "Api Key is required")
+            raise gateway_error(403, "403000", "Api Key is required")
         if headers["x-api-key"] != self._options.client_id:
-            raise gateway(403, "403003", "Api Key is invalid")
+            raise gateway_error(403, "403003", "Api Key is invalid")
         if "x-gw-ims-org-id" not in headers:
-            raise gateway(400, "400003", "Header x-gw-ims-org-id is required")
+            raise gateway_error(400, "400003", "Header x-gw-ims-org-id is required")
         if not headers["x-gw-ims-org-id"]:
-            raise flow_service(2001, 401, "The header x-gw-ims-org-id is empty", "Unauthorized")
+            raise flow_error(2001, 401, "The header x-gw-ims-org-id is empty", "Unauthorized")
         if headers["x-gw-ims-org-id"] != self._options.org_id:
             text = f"The token has no access to the organization [{headers['x-gw-ims-org-id']}]"
-            raise flow_service(2000, 401, text, "Unauthorized")
+            raise flow_error(2000, 401, text, "Unauthorized")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if request.content and not (kind == "application/json" or kind.endswith("+json")):
             raise problem(400, "BadRequestError", "A valid Content-Type is required: application/json")
@@ -103,14 +102,14 @@ class Gateway:
         """
         name = request.headers.get("x-sandbox-name")
         if not name:
-            raise flow_service(2105, 400, "The header x-sandbox-name is missing")
+            raise flow_error(2105, 400, "The header x-sandbox-name is missing")
         if name == "*":
-            raise flow_service(2111, 403, "The wildcard sandbox header is not allowed", "Forbidden")
+            raise flow_error(2111, 403, "The wildcard sandbox header is not allowed", "Forbidden")
         found = self._store.sandboxes.get(name)
         if found is None:
-            raise flow_service(2100, 404, f"Sandbox [{name}] not found", "Sandbox not found")
+            raise flow_error(2100, 404, f"Sandbox [{name}] not found", "Sandbox not found")
         if request.headers.get("x-sandbox-id", found.id) != found.id:
-            raise flow_service(2110, 400, "The header x-sandbox-id is not for user tokens")
+            raise flow_error(2110, 400, "The header x-sandbox-id is not for user tokens")
         return found
 
 

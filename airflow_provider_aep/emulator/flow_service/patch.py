@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from airflow_provider_aep.emulator.errors import flow_service
-from airflow_provider_aep.emulator.query import whole_number
+from airflow_provider_aep.emulator.errors import flow_error
+from airflow_provider_aep.emulator.flow_service.filters import whole_number
 
 _OPERATIONS = ("add", "replace", "remove")
 
@@ -21,20 +21,20 @@ def read_patch(body: Any) -> list[tuple[str, tuple[str, ...], Any]]:
         Refusal: 1405, 1434 or 1455, each 400.
     """
     if not body:
-        raise flow_service(1405, 400, "The request body is empty")
+        raise flow_error(1405, 400, "The request body is empty")
     if not isinstance(body, list):
-        raise flow_service(1455, 400, "A list of patch operations is expected")
+        raise flow_error(1455, 400, "A list of patch operations is expected")
     found = []
     for one in body:
         if not isinstance(one, dict) or not isinstance(one.get("op"), str) or not isinstance(one.get("path"), str):
-            raise flow_service(1455, 400, f"A patch operation needs the fields op, path and value: {one}")
+            raise flow_error(1455, 400, f"A patch operation needs the fields op, path and value: {one}")
         operation = one["op"].lower()
         if operation not in _OPERATIONS:
-            raise flow_service(1434, 400, f"Patch operation [{one['op']}] is not supported")
+            raise flow_error(1434, 400, f"Patch operation [{one['op']}] is not supported")
         if operation != "remove" and "value" not in one:
-            raise flow_service(1455, 400, f"Patch operation [{one['op']}] on [{one['path']}] lacks the field value")
+            raise flow_error(1455, 400, f"Patch operation [{one['op']}] on [{one['path']}] lacks the field value")
         if not one["path"].startswith("/") or one["path"] == "/":
-            raise flow_service(1411, 400, f"Invalid entity path [{one['path']}]")
+            raise flow_error(1411, 400, f"Invalid entity path [{one['path']}]")
         steps = tuple(step.replace("~1", "/").replace("~0", "~") for step in one["path"][1:].split("/"))
         found.append((operation, steps, one.get("value")))
     return found
@@ -88,4 +88,4 @@ def _index(parent: list[Any], step: str, steps: tuple[str, ...], room: int = 0) 
 
 
 def _nowhere(steps: tuple[str, ...]) -> Exception:
-    return flow_service(1455, 400, f"Patch path [/{'/'.join(steps)}] does not exist on the entity")
+    return flow_error(1455, 400, f"Patch path [/{'/'.join(steps)}] does not exist on the entity")

@@ -1,0 +1,1 @@
+"""Flow Service and what stands beside it: entities, filters, validation, specs, datasets."""

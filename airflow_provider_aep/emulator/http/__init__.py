@@ -1,0 +1,1 @@
+"""The emulator on a port of this machine: server, steering, demo."""

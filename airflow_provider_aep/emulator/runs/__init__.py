@@ -1,0 +1,1 @@
+"""Dataflow runs: when one starts, what it reports, the files it writes."""
