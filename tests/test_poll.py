@@ -489,6 +489,22 @@ def test_the_rotation_comes_to_each_wait_of_a_dataflow(refused: set[str], others
     assert [wait.run_id for wait in shared] == [run.id for run in runs]
 
 
+@pytest.mark.parametrize("dataflows", [300, 400, 1_000])
+def test_every_dataflow_is_checked_and_asked_for_in_turn(scene: Scene, dataflows: int) -> None:
+    """Each by turns of its own: in one rotation both would see the same half of four hundred for ever."""
+    waits = [scene.wait(f"flow-{number:04d}", since_ms=START_MS) for number in range(dataflows)]
+    scene.poll()
+    scene.adobe.requests.clear()
+    checked: set[str] = set()
+    for _ in range(dataflows // BATCH_SIZE):
+        scene.adobe.now_ms += MINUTE
+        checked |= scene.index.next_dataflows().keys()
+        scene.poll()
+    assert checked == {wait.dataflow_id for wait in waits}
+    asked = "".join(scene.adobe.requests)
+    assert all(wait.dataflow_id in asked for wait in waits)
+
+
 # -- what it costs --------------------------------------------------------------------------------------------------
 
 

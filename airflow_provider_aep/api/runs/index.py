@@ -83,6 +83,7 @@ class RunIndex:
         self._new: dict[PendingRun, None] = {}  # not asked for yet
         self._by_run: dict[str, dict[PendingRun, None]] = {}
         self._by_dataflow: dict[str, dict[PendingRun, None]] = {}
+        self._checked: set[str] = set()  # dataflows, in this round
         self._turn = 0
 
     @property
@@ -128,11 +129,17 @@ class RunIndex:
         return [batch]
 
     def next_dataflows(self, first: Collection[str] = ()) -> dict[str, list[PendingRun]]:
-        """The next hundred dataflows, in rotation, that have no run yet; or only one of `first`."""
-        doubtful = [key for key in first if key in self._by_dataflow]
-        keys = doubtful[:1] or list(islice(self._by_dataflow, self.capabilities.dataflow_batch_size))
-        for key in keys:
-            self._by_dataflow[key] = self._by_dataflow.pop(key)  # to the end
+        """The next hundred dataflows that have no run yet, in rounds; or only one of `first`.
+
+        Not in the rotation of `next_batch`: each would take every other hundred and never come to the rest.
+        """
+        keys = [key for key in first if key in self._by_dataflow][:1]
+        if not keys:
+            if self._checked.issuperset(self._by_dataflow):
+                self._checked.clear()
+            unchecked = (key for key in self._by_dataflow if key not in self._checked)
+            keys = list(islice(unchecked, self.capabilities.dataflow_batch_size))
+            self._checked.update(keys)
         return {key: list(self._by_dataflow[key]) for key in keys}
 
     def take_changes(self, items: Iterable[Item]) -> dict[PendingRun, None]:
