@@ -117,11 +117,12 @@ class RunWait:
 
         Raises:
             EntityNotFound: Adobe knows no such dataflow or run.
+            InvalidArgument: the given run is of another dataflow.
             NoRunWillCome: the dataflow is disabled or has ended.
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.runs.selection import retry_refusals
+        from airflow_provider_aep.api.runs.selection import retry_refusals, state_line
 
         try:
             with hook.get_conn() as session:
@@ -137,14 +138,9 @@ class RunWait:
             log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, self._spoke_at - self._began_at)
         if run is None:
             return None
-        if run.dataflow_id not in ("", self.dataflow_id):
-            from airflow_provider_aep.api.runs.selection import another_dataflows
-
-            raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
-            from airflow_provider_aep.api.runs.selection import ended_text
-
-            log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
+            level, text = state_line(run)
+            log.log(level, "%s", text)
         if run.id != self.run_id:
             self._keep("run", run.id)
         self.run_id, self.seen = run.id, run

@@ -12,8 +12,8 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
-from airflow_provider_aep.api.runs.selection import ended_text, run_text, seen_text
+from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
+from airflow_provider_aep.api.runs.selection import run_text, seen_text, state_line
 from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import subscribe
@@ -164,14 +164,10 @@ class AepDataflowRunTrigger(BaseTrigger):
                     self.log.warning("%s", news)
                     continue
                 self._seen = run = news
+                level, text = state_line(run)
+                self.log.log(level, "%s", text)
                 if run.has_ended:
-                    self.log.info("%s", ended_text(run))
                     return run
-                state = run.raw_status or "no status yet"
-                if is_known_status(run.raw_status):
-                    self.log.info("flow run %s of dataflow %s: %s", run.id, run.dataflow_id, state)
-                else:
-                    self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
 
     async def _news(self, subscription: Subscription) -> FlowRun | str:
         """The next change; a sign of life once an hour until it comes."""

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.runs.selection import another_dataflows, is_meant
+from airflow_provider_aep.api.runs.selection import check_run_of, is_meant
 from airflow_provider_aep.api.wire import read_flow_run
-from airflow_provider_aep.errors import RequestRefused, UnexpectedReply
+from airflow_provider_aep.errors import InvalidArgument, RequestRefused, UnexpectedReply
 
 log = logging.getLogger(__name__)
 
@@ -198,8 +198,10 @@ class RunIndex:
         if run.has_ended and run.completed_ms:
             self.capabilities.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
         for each in pending:
-            if run.dataflow_id not in ("", each.dataflow_id):
-                self.fail([each], another_dataflows(run, each.dataflow_id))
+            try:
+                check_run_of(run, each.dataflow_id)
+            except InvalidArgument as error:
+                self.fail([each], error)
                 continue
             before = each.run
             if before and (run.updated_ms, run.has_ended) < (before.updated_ms, before.has_ended):
