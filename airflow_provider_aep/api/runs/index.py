@@ -27,7 +27,7 @@ _DAY_MS = 86_400_000
 
 @dataclass
 class Capabilities:
-    """What a process has learned of an Adobe: which requests it refuses, and how long runs of each dataflow take."""
+    """Which requests Adobe answers in one sandbox, and how long each dataflow's runs take there."""
 
     is_plain: bool = False  # it refuses to compare or to sort runs
     batch_size: int = BATCH_SIZE  # 1 where it refuses several IDs in one request for runs ...
@@ -146,9 +146,9 @@ class RunIndex:
         """Take changed runs. Returns the pending ones without a run of whose dataflow one has appeared."""
         to_ask: dict[PendingRun, None] = {}
         for item in items:
-            waiting = self._by_run.get(item.get("id") or "")
-            if waiting:
-                self._give(item, list(waiting))
+            pending = self._by_run.get(item.get("id") or "")
+            if pending:
+                self._give(item, list(pending))
             for each in self._by_dataflow.get(item.get("flowId") or "", ()):
                 if each.may_be(item):
                     to_ask[each] = None
@@ -296,24 +296,24 @@ def batches_of(pending: Iterable[PendingRun], capabilities: Capabilities, now_ms
     if size == 1 and len(runs) + len(dataflows) > _MOST_SINGLY:
         return [Batch(runs, dataflows, whole=True)]
     ages: dict[int, dict[str, list[PendingRun]]] = {}
-    for key, waiting in dataflows.items():
-        age_ms = max(0, now_ms - min(each.since_ms for each in waiting))
-        ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = waiting
+    for key, group in dataflows.items():
+        age_ms = max(0, now_ms - min(each.since_ms for each in group))
+        ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = group
     return [
         *(Batch(runs=chunk) for chunk in _chunks(runs, size)),
-        *(Batch(dataflows=chunk) for group in ages.values() for chunk in _chunks(group, size)),
+        *(Batch(dataflows=chunk) for groups in ages.values() for chunk in _chunks(groups, size)),
     ]
 
 
-def _chunks(group: Mapping[str, list[PendingRun]], size: int) -> Iterator[dict[str, list[PendingRun]]]:
+def _chunks(groups: Mapping[str, list[PendingRun]], size: int) -> Iterator[dict[str, list[PendingRun]]]:
     chunk: dict[str, list[PendingRun]] = {}
     characters = 0
-    for key, waiting in group.items():
+    for key, group in groups.items():
         length = len(quote(key, safe="")) + 3  # a comma is sent as %2C
         if chunk and (len(chunk) == size or characters + length > _ID_CHARACTERS):
             yield chunk
             chunk, characters = {}, 0
-        chunk[key] = waiting
+        chunk[key] = group
         characters += length
     if chunk:
         yield chunk

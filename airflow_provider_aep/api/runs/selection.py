@@ -18,7 +18,7 @@ from airflow_provider_aep.schedules import end_seconds
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between the three times that a refused look is tried.
+#: Seconds between the three tries of a look that Adobe refuses.
 REFUSAL_PAUSES = (1.0, 3.0)
 
 
@@ -35,8 +35,8 @@ def earliest_run(
 ) -> FlowRun | None:
     """The earliest run of a dataflow in a span of time, finished or not.
 
-    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run is returned as well: passing
-    over it in silence would make the task wait for the next slot.
+    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run counts, too: if it were skipped
+    silently, the task would wait for the next slot.
     """
     return min(
         (
@@ -90,9 +90,9 @@ class NoRun(NamedTuple):
 def why_no_run(
     dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int
 ) -> NoRun | None:
-    """Why a wait that has no run yet is over, or None. Lists may show a run `visibility_ms` late.
+    """Why no run will come to a wait that has none yet; None if one may. Lists may show a run `visibility_ms` late.
 
-    Worker and triggerer both decide by it. It is not asked about a run under way, which is waited for in any case.
+    Worker and triggerer both decide by it, but not about a run under way, which is waited for in any case.
     """
     if until_ms is not None and now_ms >= until_ms + visibility_ms:
         return NoRun(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
@@ -146,7 +146,7 @@ def observe_run(
 
 
 def retry_refusals(look: Callable[[], Procedure[T]]) -> Procedure[T]:
-    """Look; try twice more after a refusal, as the triggerer does: one refusal may be a gateway's whim.
+    """Look, and twice more if Adobe refuses, as the poller does: a single refusal may be a gateway's fluke.
 
     Raises:
         RequestRefused: the third time, or at once if it is about the entity itself (404).
