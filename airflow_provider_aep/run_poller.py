@@ -1,10 +1,9 @@
-"""One poll for every wait of this process that shares an Airflow connection and a sandbox.
+"""One poller for all triggers of a process that wait through the same Airflow connection and sandbox.
 
 Airflow's shared streams do not fit. They exist from 3.3 on, and only for `BaseEventTrigger`. A stream is opened with
 the arguments of one trigger and never learns who else listens, so it can neither ask for known runs nor adapt its
-interval; each of its events wakes every listener, and its first failure ends them all. Around them the same poller
-would be needed, and another one on 3.1 and 3.2. This one serves deferred tasks and event triggers alike on every
-supported version, and wakes only the waits concerned.
+interval; each event wakes every listener, and the first failure ends them all. They would need the same poller around
+them, and 3.1 and 3.2 another one. This one serves every supported version and wakes only those concerned.
 """
 
 from __future__ import annotations
@@ -34,27 +33,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Airflow connection, and all that it says, its secret too: no wait rides on another connection's.
+#: An Airflow connection and all that it says, so that no trigger uses another connection's secret.
 PollKey = tuple[str, "Settings"]
 
-#: Triggers that are loaded together, as after a restart, are polled for together.
+#: Triggers that are loaded together, as after a restart, share the first poll.
 GATHER_SECONDS = 0.5
-#: So many refusals in a row end the waits; one alone may be a gateway's whim.
+#: Refusals in a row that end the waits; a single one may be a gateway's fluke.
 MOST_REFUSALS = 3
 REFUSED_TEXT = f"asking again; {MOST_REFUSALS} refusals in a row end the wait"
-#: How many subscriptions are woken before other tasks of the loop have their turn.
+#: Subscriptions woken before the loop's other tasks get their turn.
 WAKE_AT_ONCE = 20
-#: How many subscriptions are looked at before other tasks of the loop have their turn.
+#: Subscriptions looked at before the loop's other tasks get their turn.
 LOOK_AT_ONCE = 1_000
-#: From one refusal to the next request, and from poll to poll while nothing is left to ask for.
+#: From a refusal to the next poll, and between polls while nothing is left to ask for.
 IDLE_SECONDS = 60.0
-#: A connection is looked up again for a subscription that comes so much later; it may have been edited.
+#: Age at which a connection is looked up again for a new subscription, since somebody may have edited it.
 SETTINGS_SECONDS = 900
 _JITTER = 0.05
 
 
 class RunPoller:
-    """Polls once for all its subscriptions, from the first until the last has ended."""
+    """Polls for all its subscriptions at once, from the first to the last."""
 
     def __init__(
         self,
@@ -63,20 +62,20 @@ class RunPoller:
         capabilities: Capabilities,
     ) -> None:
         self.subscriptions: dict[Subscription, None] = {}
-        self._doubtful: set[str] = set()  # dataflows that the last list did not show
+        self._unlisted: set[str] = set()  # dataflows that the last list did not show
         self._name = f"sandbox {where[2]} of {where[1]}"
         self._open_session = open_session
-        self._index = RunIndex(capabilities, self._changed)
+        self._index = RunIndex(capabilities, self._on_change)
         self._capabilities = capabilities
         self._loop = asyncio.get_running_loop()
         self._to_wake: dict[Subscription, bool] = {}  # True: its run has changed; False: there is only a notice
-        self._sooner = asyncio.Event()
+        self._is_due_sooner = asyncio.Event()
         self._polled_at = -math.inf
         self._next_at = math.inf  # a new subscription may ask for an earlier poll ...
-        self._not_before = -math.inf  # ... but not for one that Adobe does not want yet
+        self._not_before = -math.inf  # ... but not before Adobe's Retry-After
         self._failures = 0
         self._refusals = 0
-        # A context of its own: what is logged here belongs to no single task's log.
+        # In a context of its own, since what it logs belongs to no single task's log.
         self.task = self._loop.create_task(self._run(), name="aep-run-poller", context=contextvars.Context())
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -85,35 +84,32 @@ class RunPoller:
         at = max(self._polled_at + subscription.floor_seconds, self._loop.time() + GATHER_SECONDS)
         if at < self._next_at:
             self._next_at = at
-            self._sooner.set()
+            self._is_due_sooner.set()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self.subscriptions.pop(subscription, None)
         self._to_wake.pop(subscription, None)
         self._index.remove(subscription)
 
-    def _changed(self, subscription: PendingRun) -> None:
+    def _on_change(self, subscription: PendingRun) -> None:
         if subscription in self.subscriptions:
             assert isinstance(subscription, Subscription)
-            self._wake(subscription, has_changed=True)
+            self._wake_soon(subscription, has_changed=True)
 
-    def _wake(self, subscription: Subscription, *, has_changed: bool) -> None:
+    def _wake_soon(self, subscription: Subscription, *, has_changed: bool) -> None:
         if not self._to_wake:
             self._loop.call_soon(self._wake_some)
         self._to_wake[subscription] = has_changed or self._to_wake.get(subscription, False)
 
     def _notify_all(self, notice: str) -> None:
-        """Log one line for each waiting task: an outage has begun, or has ended."""
+        """One line in the log of each waiting task: an outage has begun or ended."""
         for subscription in self.subscriptions:
             subscription.notice = notice
-            self._wake(subscription, has_changed=False)
+            self._wake_soon(subscription, has_changed=False)
 
     def _wake_some(self) -> None:
         for subscription in list(islice(self._to_wake, WAKE_AT_ONCE)):
-            if self._to_wake.pop(subscription):
-                subscription.notify()
-            else:
-                subscription.wake()
+            subscription.wake(has_changed=self._to_wake.pop(subscription))
         if self._to_wake:
             self._loop.call_soon(self._wake_some)
 
@@ -121,23 +117,23 @@ class RunPoller:
         try:
             await self._keep_polling()
         except asyncio.CancelledError:
-            # Whoever did it: a wait that is still here must not hang.
-            self._end(PlatformUnavailable("GET /runs", message="the poller was cancelled"))
+            # Whoever did it: no subscription that is still here may hang.
+            self._fail_all(PlatformUnavailable("GET /runs", message="the poller was cancelled"))
             raise
         except Exception as error:
             log.exception(
                 "the poll for %s has failed, and with it all its waits (%d)", self._name, len(self.subscriptions)
             )
-            self._end(error)
+            self._fail_all(error)
 
-    def _end(self, error: BaseException) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         self._index.fail([subscription for subscription in self.subscriptions if subscription.is_open], error)
 
     async def _keep_polling(self) -> None:
         await asyncio.sleep(GATHER_SECONDS * random.uniform(1, 2))  # noqa: S311 - spreads several processes
         is_refused = False
         while True:
-            # After a refusal the connection is read again: it may have been given another secret meanwhile.
+            # After a refusal the connection is read again, since its secret may have been changed.
             async with await self._open_session(is_refused) as session:
                 is_refused = False
                 while not is_refused:
@@ -147,12 +143,12 @@ class RunPoller:
     async def _poll(self, session: AsyncSession) -> bool:
         """Poll once, and decide when to poll again. Returns whether Adobe refuses."""
         self._polled_at = self._loop.time()
-        trouble: ReplyError | None = None
+        failure: ReplyError | None = None
         try:
             await session.run(poll(self._index))
         except ReplyError as error:
-            trouble = error
-            self._failed(error)
+            failure = error
+            self._note_failure(error)
         else:
             if self._failures:
                 log.info("%s answers again (waits: %d)", self._name, len(self.subscriptions))
@@ -160,69 +156,69 @@ class RunPoller:
             self._failures = self._refusals = 0
             for subscription in self.subscriptions:
                 subscription.polled_at = self._polled_at
-            with suppress(ReplyError):  # the poll itself reports trouble
+            with suppress(ReplyError):  # the poll itself reports an outage
                 await self._check_dataflows(session)
         self._next_at = math.inf
-        seconds = await self._interval(await session.run(_adobe_time()))
-        if trouble and trouble.retry_after_seconds:
-            asked = min(trouble.retry_after_seconds, session.settings.max_retry_after_seconds)
+        seconds = await self._poll_interval(await session.run(_adobe_time()))
+        if failure and failure.retry_after_seconds:
+            asked = min(failure.retry_after_seconds, session.settings.max_retry_after_seconds)
             self._not_before = self._loop.time() + asked
         self._next_at = min(self._next_at, max(self._polled_at + seconds, self._loop.time() + GATHER_SECONDS))
-        return trouble is not None and not isinstance(trouble, PlatformUnavailable)
+        return failure is not None and not isinstance(failure, PlatformUnavailable)
 
     async def _check_dataflows(self, session: AsyncSession) -> None:
-        """End the waits whose dataflow makes no run any more; one request a poll, however many waits.
+        """End the waits for dataflows that make no run any more, with one request a poll for any number of waits.
 
         A dataflow that a list does not show counts as gone once the next poll has asked for it by its ID.
         """
         asked = {
-            key: waiting
-            for key, waiting in self._index.next_dataflows(self._doubtful).items()
+            key: pending
+            for key, pending in self._index.next_dataflows(self._unlisted).items()
             if any(
                 self._polled_at - subscription.subscribed_at >= subscription.floor_seconds
-                for subscription in waiting
+                for subscription in pending
                 if isinstance(subscription, Subscription)
             )
-        }  # the tasks of new subscriptions have only just looked themselves
+        }  # the task of a new subscription has just looked itself
         if not asked:
             return
         found = await session.run(read_dataflows(list(asked), self._capabilities))
         now_ms = int(await session.run(_adobe_time()))
         visibility_ms = int(session.settings.visibility_seconds * 1000)
         is_sure = len(asked) == 1
-        self._doubtful = set() if is_sure else {key for key in asked if key not in found}
-        for key, waiting in asked.items():
+        self._unlisted = set() if is_sure else {key for key in asked if key not in found}
+        for key, pending in asked.items():
             if key not in found and not is_sure:
                 continue
-            for subscription in waiting:
+            for subscription in pending:
                 assert isinstance(subscription, Subscription)
-                subscription.over = subscription.why_over(found.get(key), now_ms, visibility_ms)
-                if subscription.over:
+                subscription.no_run = subscription.reason_to_look(found.get(key), now_ms, visibility_ms)
+                if subscription.no_run:
                     self._index.remove(subscription)
-                    self._changed(subscription)
+                    self._on_change(subscription)
 
     async def _pause(self) -> None:
         """Sleep until the next poll, which a new subscription may bring forward."""
         while (until := max(self._next_at, self._not_before)) > self._loop.time():
-            self._sooner.clear()
+            self._is_due_sooner.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
-                    await self._sooner.wait()
+                    await self._is_due_sooner.wait()
 
-    def _failed(self, trouble: ReplyError) -> None:
+    def _note_failure(self, failure: ReplyError) -> None:
         self._failures += 1
         if self._failures == 1:
-            log.warning("%s: %s; asking again (waits: %d)", self._name, trouble, len(self.subscriptions))
-            is_outage = isinstance(trouble, PlatformUnavailable)
-            self._notify_all(f"{trouble}; " + ("the wait goes on" if is_outage else REFUSED_TEXT))
-        if not isinstance(trouble, PlatformUnavailable):
+            log.warning("%s: %s; asking again (waits: %d)", self._name, failure, len(self.subscriptions))
+            is_outage = isinstance(failure, PlatformUnavailable)
+            self._notify_all(f"{failure}; " + ("the wait goes on" if is_outage else REFUSED_TEXT))
+        if not isinstance(failure, PlatformUnavailable):
             self._refusals += 1
             if self._refusals == MOST_REFUSALS:
                 self._refusals = 0
-                self._end(trouble)
+                self._fail_all(failure)
 
-    async def _interval(self, now_ms: float) -> float:
-        """Seconds to the next poll: the fewest that any subscription wants; it then serves all."""
+    async def _poll_interval(self, now_ms: float) -> float:
+        """Seconds until the next poll: the shortest delay of any subscription, since one poll serves them all."""
         seconds = floor = math.inf
         for number, subscription in enumerate(list(self.subscriptions), start=1):
             if subscription.is_open:
@@ -251,16 +247,16 @@ class _LoopPollers:
         self._settings: dict[tuple[str, str | None], tuple[float, Settings]] = {}
         self._look_ups: dict[tuple[str, str | None], asyncio.Task[Settings]] = {}
 
-    async def settings_of(self, hook: AepHook, *, anew: bool = False) -> Settings:
+    async def settings_of(self, hook: AepHook, *, refresh: bool = False) -> Settings:
         """What the connection says; looked up once for all subscriptions, and again once it may have been edited."""
         key = (hook.aep_conn_id, hook.sandbox_name)
         loop = asyncio.get_running_loop()
         read_at, settings = self._settings.get(key, (-math.inf, None))
-        if settings and not anew and loop.time() - read_at < SETTINGS_SECONDS:
+        if settings and not refresh and loop.time() - read_at < SETTINGS_SECONDS:
             return settings
         look_up = self._look_ups.get(key)
         if look_up is None:
-            # A task of its own, so that a cancelled trigger does not take the others' look-up with it.
+            # A task of its own, so that a cancelled trigger does not cancel it for the others.
             look_up = self._look_ups[key] = loop.create_task(hook.asettings(), name="aep-connection")
 
             def keep(done: asyncio.Task[Settings]) -> None:
@@ -276,20 +272,20 @@ class _LoopPollers:
         poller = self.pollers.get(key)
         if poller is None or poller.task.done():
             capabilities = _capabilities.setdefault(settings.where, Capabilities())
-            poller = RunPoller(settings.where, lambda anew: self._open(settings, hook, anew), capabilities)
+            poller = RunPoller(settings.where, lambda refresh: self._open(settings, hook, refresh), capabilities)
             self.pollers[key] = poller
         poller.subscribe(subscription)
         return poller
 
-    async def _open(self, settings: Settings, hook: AepHook, anew: bool) -> AsyncSession:
-        """A session that sends each request once: a poll that fails is repeated as a whole, and later."""
-        if anew:
+    async def _open(self, settings: Settings, hook: AepHook, refresh: bool) -> AsyncSession:
+        """A session that sends each request once, since the next poll repeats a failed one."""
+        if refresh:
             try:
-                now = await self.settings_of(hook, anew=True)
+                now = await self.settings_of(hook, refresh=True)
             except Exception as error:  # whatever it is, Adobe's answer decides
                 log.warning("Airflow connection %r cannot be read again: %s", hook.aep_conn_id, error)
             else:
-                # Waits of another organisation, sandbox or client have a poller of their own.
+                # Another organisation, sandbox or client has a poller of its own.
                 settings = now if now.where == settings.where else settings
         return hook.open_async_session(replace(settings, attempts=1))
 
@@ -306,7 +302,7 @@ class _LoopPollers:
             await asyncio.wait([poller.task])  # until its sockets are closed
 
 
-_capabilities: dict[tuple[str, ...], Capabilities] = {}
+_capabilities: dict[tuple[str, str, str, str], Capabilities] = {}  # by `Settings.where`
 _loops: dict[asyncio.AbstractEventLoop, _LoopPollers] = {}
 
 

@@ -106,7 +106,7 @@ class RunWait:
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
         self._outage: str | None = None  # "" is none; None: not looked up yet
-        self._began_at = self._spoke_at = time.monotonic()
+        self._began_at = self._logged_at = time.monotonic()
         # Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
         self._memory = context.get("task_state_store") if getattr(task, "reschedule", False) else None
 
@@ -117,34 +117,31 @@ class RunWait:
 
         Raises:
             EntityNotFound: Adobe knows no such dataflow or run.
+            InvalidArgument: the given run is of another dataflow.
             NoRunWillCome: the dataflow is disabled or has ended.
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.runs.selection import retry_refusals
+        from airflow_provider_aep.api.runs.selection import retry_refusals, state_line
 
         try:
             with hook.get_conn() as session:
                 # Send each request once: the next look is the retry, and six log lines for each would drown the rest.
                 session.settings = replace(session.settings, attempts=1)
                 run = session.run(retry_refusals(lambda: self._ask(session.settings)))
-        except PlatformUnavailable as trouble:
-            self._note_outage(str(trouble))
+        except PlatformUnavailable as outage:
+            self._note_outage(str(outage))
             return None
         self._note_outage("")
-        if time.monotonic() - self._spoke_at >= SIGN_OF_LIFE_SECONDS:
-            self._spoke_at = time.monotonic()
-            log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, self._spoke_at - self._began_at)
+        if time.monotonic() - self._logged_at >= SIGN_OF_LIFE_SECONDS:
+            self._logged_at = time.monotonic()
+            seconds = self._logged_at - self._began_at
+            log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, seconds)
         if run is None:
             return None
-        if run.dataflow_id not in ("", self.dataflow_id):
-            from airflow_provider_aep.api.runs.selection import another_dataflows
-
-            raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
-            from airflow_provider_aep.api.runs.selection import ended_text
-
-            log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
+            level, text = state_line(run)
+            log.log(level, "%s", text)
         if run.id != self.run_id:
             self._keep("run", run.id)
         self.run_id, self.seen = run.id, run
@@ -211,17 +208,17 @@ class RunWait:
         else:
             raise AirflowFailException(f"{text} (on_missing={self.on_missing!r})")
 
-    def _note_outage(self, trouble: str) -> None:
+    def _note_outage(self, outage: str) -> None:
         """Log one line when an outage begins and one when it ends, not one for each look."""
         if self._outage is None:
             self._outage = self._recall("outage")
-        if trouble and not self._outage:
-            log.warning("%s; the wait goes on", trouble)
-            self._keep("outage", trouble)
-        elif self._outage and not trouble:
+        if outage and not self._outage:
+            log.warning("%s; the wait goes on", outage)
+            self._keep("outage", outage)
+        elif self._outage and not outage:
             log.info("Adobe answers again; the wait goes on")
             self._keep("outage", "")
-        self._outage = trouble
+        self._outage = outage
 
     def _keep(self, what: str, text: str) -> None:
         """Keep a text for the next poke.

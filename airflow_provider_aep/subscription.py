@@ -1,4 +1,4 @@
-"""A trigger's place in a poller: for which run it waits, how often it wants a poll, and what it is notified of."""
+"""A trigger's place in a poller: the run that it waits for, how often to poll for it, and the updates it gets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from airflow_provider_aep.api.runs.slots import fingerprint
 _GROWTH = 0.1  # a wait that has lasted an hour is polled every six minutes, if its ceiling allows
 
 
-class WaitIsOver(Exception):
-    """The run may never come; the task has to look and decide."""
+class NoRunExpected(Exception):
+    """The run may never come; the task must look and decide."""
 
 
 class Subscription(PendingRun):
-    """A pending run that one trigger waits for."""
+    """One trigger's place in a poller: its pending run, its polling interval, and the updates it has yet to read."""
 
     __slots__ = (
         "_has_changed",
-        "_waiter",
+        "_reader",
         "ceiling_seconds",
         "floor_seconds",
+        "no_run",
         "notice",
-        "over",
         "polled_at",
         "schedule",
         "subscribed_at",
@@ -45,76 +45,73 @@ class Subscription(PendingRun):
     ) -> None:
         super().__init__(dataflow_id, since_ms, run_id, until_ms=until_ms)
         self.schedule = schedule
-        self.notice = ""  # that an outage has begun or ended
-        self.over = ""  # why no run may come
+        self.notice = ""  # an outage has begun or ended
+        self.no_run = ""  # why no run may come
         self.polled_at = subscribed_at  # when Adobe last answered
         self.floor_seconds = min(floor_seconds, ceiling_seconds)
         self.ceiling_seconds = ceiling_seconds
         self.subscribed_at = subscribed_at  # seconds, by the loop's clock
         self._has_changed = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
 
-    async def next_change(self) -> FlowRun | str:
-        """Wait for a change: the run, once it is another one or in another state than at the last call, or a notice.
+    async def next_update(self) -> FlowRun | str:
+        """Wait until the run, or its state, differs from the last update and return it; or the text of a notice.
 
         Raises:
-            WaitIsOver: no run may come.
-            ReplyError: Adobe refuses the poll again and again, or what this subscription asks for.
+            NoRunExpected: no run may come.
+            ReplyError: Adobe refuses poll after poll, or refuses this run's ID.
         """
         while not (self._has_changed or self.notice):
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._reader = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await self._reader
             finally:
-                self._waiter = None
+                self._reader = None
         if self.notice:
             notice, self.notice = self.notice, ""
             return notice
         self._has_changed = False
-        if self.over:
-            raise WaitIsOver(self.over)
+        if self.no_run:
+            raise NoRunExpected(self.no_run)
         if self.error and not (self.run and self.run.has_ended):
-            raise self.error.with_traceback(None)  # one error may be raised in many tasks
+            raise self.error.with_traceback(None)  # many tasks may raise the same error
         assert self.run
         return self.run
 
-    def notify(self) -> None:
-        self._has_changed = True
-        self.wake()
-
-    def wake(self) -> None:
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
+    def wake(self, *, has_changed: bool) -> None:
+        """Let `next_update` return: the run has changed, or there is only a notice."""
+        self._has_changed |= has_changed
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
 
     def age_text(self) -> str:
-        """For a sign of life in the log: how long the wait has lasted, and when Adobe last answered."""
+        """For a log: how long the wait has lasted, and when Adobe last answered."""
         now = asyncio.get_running_loop().time()
         return f"for {now - self.subscribed_at:.0f} s, Adobe last answered {now - self.polled_at:.0f} s ago"
 
-    def why_over(self, dataflow: Dataflow | None, now_ms: int, visibility_ms: int) -> str:
-        """Why the task has to look whether its run will ever come, or ""."""
+    def reason_to_look(self, dataflow: Dataflow | None, now_ms: int, visibility_ms: int) -> str:
+        """Why the task must look whether its run will ever come; "" if there is no reason."""
         if dataflow is None:
             return f"dataflow {self.dataflow_id} is gone"
         if self.schedule is not None and fingerprint(dataflow.schedule) != self.schedule:
             return f"the schedule of dataflow {self.dataflow_id} was changed"
-        end = why_no_run(
+        no_run = why_no_run(
             dataflow, since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, visibility_ms=visibility_ms
         )
-        return f"dataflow {self.dataflow_id}: {end.why}" if end else ""
+        return f"dataflow {self.dataflow_id}: {no_run.why}" if no_run else ""
 
     def poll_delay(self, now: float, now_ms: float, usual_ms: int) -> float:
-        """Seconds to the next poll that this subscription wants: a tenth of its age, between floor and ceiling.
+        """Seconds until the next poll that this run needs: a tenth of the time waited, between floor and ceiling.
 
-        Not later than the moment from which its run can exist, or at which it has taken as long as the last run of its
-        dataflow; around that moment, the floor.
+        `now` is the loop's time in seconds, `now_ms` Adobe's, `usual_ms` how long the dataflow's last run took (0 if
+        unknown). A poll is due when the run can first exist and when it should end; around then, after the floor.
         """
-        passed = now - self.subscribed_at
+        waited = now - self.subscribed_at
         if self.run is None:
-            seconds = max(passed * _GROWTH, (self.since_ms - now_ms) / 1000)
+            seconds = max(waited * _GROWTH, (self.since_ms - now_ms) / 1000)
         else:
             age = (now_ms - self.run.created_ms) / 1000
-            passed = max(passed, age)
-            seconds = passed * _GROWTH
+            seconds = max(waited, age) * _GROWTH
             left = usual_ms / 1000 - age
             if usual_ms and left > -usual_ms / 1000 * _GROWTH:
                 seconds = min(seconds, left)

@@ -12,12 +12,12 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
-from airflow_provider_aep.api.runs.selection import ended_text, run_text, seen_text
+from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
+from airflow_provider_aep.api.runs.selection import run_text, seen_text, state_line
 from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import subscribe
-from airflow_provider_aep.subscription import Subscription, WaitIsOver
+from airflow_provider_aep.subscription import NoRunExpected, Subscription
 
 __all__ = ["AepDataflowRunTrigger"]
 
@@ -30,18 +30,33 @@ SHORTEST_POLL_SECONDS = 1
 
 
 class AepDataflowRunTrigger(BaseTrigger):
-    """Waits for a flow run: the given one, or the earliest created at or after `after_ms`.
+    """Wait for a flow run: the given one, or the earliest of a dataflow created in a span of time.
 
-    All arguments are JSON. `after_ms` and `until_ms` (before which the run must be created) are in milliseconds since
-    1970 UTC, `schedule` is the `slots.fingerprint` that the task saw, `deadline` is in seconds since 1970 UTC,
-    `poll_seconds` is the longest time between two polls; the shortest is `[aep] poll_floor_seconds`. `succeed_on` lists
-    outcomes ("success", "empty" …) that end the task here, without a worker. `carry` comes back in the event as it is;
-    `dag.test()` would lose what `defer(kwargs=…)` is given.
+    Reads only: Adobe has no call that cancels a run, so nothing changes at Adobe whatever happens to the task. All
+    arguments are plain JSON.
 
-    Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "look",
-    "why" and "deadline" (the dataflow or the slot has changed: the task decides anew), "error" and "error" (see
-    `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled
-    at Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
+    :param aep_conn_id: Airflow connection of type `aep`
+    :param dataflow_id: the dataflow
+    :param deadline: when the wait times out, in seconds since 1970 UTC
+    :param sandbox_name: instead of the connection's
+    :param run_id: exactly this run
+    :param after_ms: the run is created at or after this, in milliseconds since 1970 UTC
+    :param until_ms: … and before this
+    :param schedule: `slots.fingerprint` of the schedule by which the task selected the run; a change ends the wait
+    :param poll_seconds: the longest time between two polls; the shortest is `[aep] poll_floor_seconds`
+    :param succeed_on: outcomes ("success", "empty", …) that end the task in the triggerer, without a worker
+    :param push_result: push the run's summary to XCom if the task ends in the triggerer
+    :param carry: returned in the event unchanged; `dag.test()` would lose `defer(kwargs=…)`
+
+    Yields one event, {"version": 1, "status": …, "carry": {…}} with, by status:
+
+    - "ended": "run", see `FlowRun.as_event`
+    - "timeout": "seen", a text: what was last seen of the run
+    - "look": "why" and "deadline": the dataflow or the slot has changed, so the task must decide again
+    - "error": "error", see `ReplyError.as_event`: Adobe refused the polls
+    - "invalid": "error", a text: the Airflow connection cannot be right
+
+    `run_wait.read_event` reads it. For an outcome in `succeed_on` it yields Airflow's `TaskSuccessEvent` instead.
 
     Source: GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/
     """
@@ -107,16 +122,16 @@ class AepDataflowRunTrigger(BaseTrigger):
             if not limit.expired():  # another one, such as that of a look-up
                 raise
             seen = seen_text(self.dataflow_id, self.after_ms, self.until_ms, self._seen)
-            return self._told(status="timeout", seen=seen)
-        except WaitIsOver as over:
-            return self._told(status="look", why=str(over), deadline=self.deadline)
+            return self._trigger_event(status="timeout", seen=seen)
+        except NoRunExpected as reason:
+            return self._trigger_event(status="look", why=str(reason), deadline=self.deadline)
         except ReplyError as error:
-            return self._told(status="error", error=error.as_event())
+            return self._trigger_event(status="error", error=error.as_event())
         except AepError as error:  # from the connection, which another try would find as wrong
-            return self._told(status="invalid", error=str(error))
+            return self._trigger_event(status="invalid", error=str(error))
         if run.outcome in (self.succeed_on or ()) and (not self.push_result or await self._push(run.summary())):
             return TaskSuccessEvent()
-        return self._told(status="ended", run=run.as_event())
+        return self._trigger_event(status="ended", run=run.as_event())
 
     async def _push(self, result: dict[str, Any]) -> bool:
         """Push what the task returns, as a worker would. Returns whether that was possible; if not, a worker has to.
@@ -140,7 +155,7 @@ class AepDataflowRunTrigger(BaseTrigger):
             return False
         return True
 
-    def _told(self, **payload: object) -> TriggerEvent:
+    def _trigger_event(self, **payload: object) -> TriggerEvent:
         payload = {"version": 1, **payload, "carry": self.carry}
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's is not typed
 
@@ -159,32 +174,28 @@ class AepDataflowRunTrigger(BaseTrigger):
             ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
         ) as subscription:
             while True:
-                news = await self._news(subscription)
-                if isinstance(news, str):
-                    self.log.warning("%s", news)
+                update = await self._next_update(subscription)
+                if isinstance(update, str):
+                    self.log.warning("%s", update)
                     continue
-                self._seen = run = news
+                self._seen = run = update
+                level, text = state_line(run)
+                self.log.log(level, "%s", text)
                 if run.has_ended:
-                    self.log.info("%s", ended_text(run))
                     return run
-                state = run.raw_status or "no status yet"
-                if is_known_status(run.raw_status):
-                    self.log.info("flow run %s of dataflow %s: %s", run.id, run.dataflow_id, state)
-                else:
-                    self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
 
-    async def _news(self, subscription: Subscription) -> FlowRun | str:
-        """The next change; a sign of life once an hour until it comes."""
+    async def _next_update(self, subscription: Subscription) -> FlowRun | str:
+        """The next update; until it comes, log once an hour that the wait goes on."""
         while True:
             try:
                 async with asyncio.timeout(SIGN_OF_LIFE_SECONDS) as sign:
-                    return await subscription.next_change()
+                    return await subscription.next_update()
             except TimeoutError:
                 if not sign.expired():
                     raise
-                self.log.info("still waiting for %s; %s", self._awaited(), subscription.age_text())
+                self.log.info("still waiting for %s; %s", self._run_text(), subscription.age_text())
 
-    def _awaited(self) -> str:
+    def _run_text(self) -> str:
         if self._seen:
             return f"flow run {self._seen.id} ({self._seen.raw_status or 'no status yet'})"
         return f"a {run_text(self.dataflow_id, self.after_ms, self.until_ms)}"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from airflow_provider_aep.api.effects import Call, Gather, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
 from airflow_provider_aep.api.runs.index import BATCH_SIZE, Capabilities, PendingRun, RunIndex
-from airflow_provider_aep.api.runs.poll import ABREAST, OVERLAP_MS, poll
+from airflow_provider_aep.api.runs.poll import CONCURRENT_REQUESTS, OVERLAP_MS, poll
 from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
@@ -249,7 +249,7 @@ def refusal(code: str) -> RequestRefused:
 
 @dataclass
 class Scene:
-    """An Adobe and a watchlist, with a note of everything that the list's owner is told."""
+    """An Adobe and an index of pending runs, with a note of each change."""
 
     adobe: ModelAdobe
     told: list[tuple[PendingRun, str, bool]] = field(default_factory=list)
@@ -261,9 +261,9 @@ class Scene:
         self.told.append((each, each.run.raw_status if each.run else "", bool(each.run and each.run.has_ended)))
 
     def wait(self, dataflow_id: str = "", *, since_ms: int = 0, run_id: str = "") -> PendingRun:
-        awaited = PendingRun(DataflowId(dataflow_id), since_ms, FlowRunId(run_id) if run_id else None)
-        self.index.add(awaited)
-        return awaited
+        pending = PendingRun(DataflowId(dataflow_id), since_ms, FlowRunId(run_id) if run_id else None)
+        self.index.add(pending)
+        return pending
 
     def poll(self) -> int:
         """One poll; returns the number of requests."""
@@ -489,6 +489,22 @@ def test_the_rotation_comes_to_each_wait_of_a_dataflow(refused: set[str], others
     assert [wait.run_id for wait in shared] == [run.id for run in runs]
 
 
+@pytest.mark.parametrize("dataflows", [300, 400, 1_000])
+def test_every_dataflow_is_checked_and_asked_for_in_turn(scene: Scene, dataflows: int) -> None:
+    """Each by turns of its own: in one rotation both would see the same half of four hundred for ever."""
+    waits = [scene.wait(f"flow-{number:04d}", since_ms=START_MS) for number in range(dataflows)]
+    scene.poll()
+    scene.adobe.requests.clear()
+    checked: set[str] = set()
+    for _ in range(dataflows // BATCH_SIZE):
+        scene.adobe.now_ms += MINUTE
+        checked |= scene.index.next_dataflows().keys()
+        scene.poll()
+    assert checked == {wait.dataflow_id for wait in waits}
+    asked = "".join(scene.adobe.requests)
+    assert all(wait.dataflow_id in asked for wait in waits)
+
+
 # -- what it costs --------------------------------------------------------------------------------------------------
 
 
@@ -508,7 +524,7 @@ def test_nothing_changing_costs_two_requests_for_any_number_of_waits(scene: Scen
     """The first poll asks a hundred at a time, a few abreast."""
     many(scene, count, pinned=pinned)
     assert max(1, count // 100) == scene.poll()
-    assert scene.adobe.most_abreast <= ABREAST
+    assert scene.adobe.most_abreast <= CONCURRENT_REQUESTS
 
     scene.adobe.now_ms += 60 * MINUTE
     for _ in range(3):
@@ -639,7 +655,7 @@ def test_an_outage_is_not_asked_ten_thousand_times(scene: Scene) -> None:
         before = len(scene.adobe.requests)
         with pytest.raises(type(problem)):
             scene.poll()
-        assert len(scene.adobe.requests) - before <= ABREAST
+        assert len(scene.adobe.requests) - before <= CONCURRENT_REQUESTS
 
 
 def test_the_longest_retry_after_is_the_one_that_is_told(scene: Scene) -> None:

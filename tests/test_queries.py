@@ -170,5 +170,7 @@ def test_a_run_by_its_id(adobe: Adobe) -> None:
     run_id = adobe.platform.start_run(flow)["id"]
     found = adobe.run(find_run(flow, run=FlowRunId(run_id)))
     assert (found.id, found.dataflow_id) == (run_id, flow)
+    with pytest.raises(InvalidArgument, match="is a run of dataflow"):
+        adobe.run(find_run(DataflowId("another"), run=FlowRunId(run_id)))
     with pytest.raises(EntityNotFound):
         adobe.run(find_run(flow, run=FlowRunId("5d9f1ae2-0000-4000-8000-000000000001")))

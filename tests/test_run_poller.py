@@ -32,16 +32,16 @@ from airflow_provider_aep.emulator import Clock
 from airflow_provider_aep.errors import AccessDenied, InvalidArgument, RequestRefused
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import WAKE_AT_ONCE, RunPoller, subscribe
-from airflow_provider_aep.subscription import Subscription, WaitIsOver
+from airflow_provider_aep.subscription import NoRunExpected, Subscription
 from tests.adobe.caller import START, Caller
 from tests.conftest import settings_for_tests
 
 
-async def change(wait: Subscription) -> FlowRun:
+async def next_run(subscription: Subscription) -> FlowRun:
     """The next change of its run; notices of outages are passed over."""
-    while isinstance(news := await wait.next_change(), str):
+    while isinstance(update := await subscription.next_update(), str):
         pass
-    return news
+    return update
 
 
 class JumpingSelector(selectors.DefaultSelector):
@@ -142,7 +142,7 @@ class Night:
         return sum("/ims/" in request.path for request in self.adobe.platform.requests)
 
     @asynccontextmanager
-    async def wait(
+    async def subscribe(
         self,
         run_id: str | None = None,
         *,
@@ -160,14 +160,14 @@ class Night:
             schedule=schedule,
             floor_seconds=floor,
             ceiling_seconds=ceiling,
-        ) as wait:
-            yield wait
+        ) as subscription:
+            yield subscription
 
     async def end(self, run_id: str | None = None, **more: Any) -> FlowRun:
         """What a trigger does."""
-        async with self.wait(run_id, **more) as wait:
+        async with self.subscribe(run_id, **more) as subscription:
             while True:
-                run = await change(wait)
+                run = await next_run(subscription)
                 if run.has_ended:
                     return run
 
@@ -231,7 +231,7 @@ def test_a_thousand_waits_share_a_look_up_a_token_and_a_poll(night: Night) -> No
     assert len(night.polls) < 170
 
 
-def test_connections_and_sandboxes_have_a_watch_each(night: Night) -> None:
+def test_connections_and_sandboxes_have_a_poller_each(night: Night) -> None:
     async def work() -> None:
         run_id = night.start()
         hooks = [EmulatorHook(night, "one"), EmulatorHook(night, "two"), EmulatorHook(night, sandbox_name="dev")]
@@ -246,7 +246,7 @@ def test_connections_and_sandboxes_have_a_watch_each(night: Night) -> None:
     night.run(work())
 
 
-def test_two_event_loops_of_one_process_each_have_a_watch(night: Night) -> None:
+def test_two_event_loops_of_one_process_each_have_a_poller(night: Night) -> None:
     run_id = night.start()
 
     def other() -> None:
@@ -277,8 +277,8 @@ def test_the_last_to_leave_closes_the_line_and_a_later_wait_opens_another(night:
     async def work() -> None:
         for _ in range(2):
             run_id = night.start()
-            async with night.wait(run_id) as wait:
-                assert (await change(wait)).id == run_id
+            async with night.subscribe(run_id) as subscription:
+                assert (await next_run(subscription)).id == run_id
                 assert [line.is_open for line in night.lines if line.is_open] == [True]
             assert not any(line.is_open for line in night.lines)
             assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aep-")]
@@ -314,14 +314,14 @@ def test_a_wait_that_joins_during_a_poll_is_asked_for_soon(night: Night) -> None
     async def work() -> None:
         first = asyncio.create_task(night.end(runs[0]))
         await asyncio.sleep(15)
-        async with night.wait(runs[1]) as wait, asyncio.timeout(120):
-            assert runs[1] == (await change(wait)).id
+        async with night.subscribe(runs[1]) as subscription, asyncio.timeout(120):
+            assert runs[1] == (await next_run(subscription)).id
         assert runs[0] == (await first).id
 
     night.run(work())
 
 
-def test_a_wait_that_joins_an_idle_watch_does_not_wait_for_its_long_interval(night: Night) -> None:
+def test_a_wait_that_joins_an_idle_poller_does_not_wait_for_its_long_interval(night: Night) -> None:
     """The others have waited for hours and are looked at every hour; the newcomer is asked for after its floor."""
 
     async def work() -> None:
@@ -329,8 +329,8 @@ def test_a_wait_that_joins_an_idle_watch_does_not_wait_for_its_long_interval(nig
         await asyncio.sleep(40_000)
         run_id = night.start()
         began = asyncio.get_running_loop().time()
-        async with night.wait(run_id) as wait:
-            await change(wait)
+        async with night.subscribe(run_id) as subscription:
+            await next_run(subscription)
             assert asyncio.get_running_loop().time() - began <= 61
         old.cancel()
         await asyncio.wait([old])
@@ -342,8 +342,8 @@ def test_a_closed_loop_is_forgotten(night: Night) -> None:
     """Its waits never left; a new loop starts afresh, and what is left of the old one is collected in silence."""
 
     async def begin() -> AsyncGenerator[None, None]:
-        async with night.wait(night.start()) as wait:
-            await change(wait)
+        async with night.subscribe(night.start()) as subscription:
+            await next_run(subscription)
             yield
 
     loop = JumpingLoop()
@@ -372,9 +372,9 @@ def test_a_wait_is_woken_once_for_each_change(night: Night) -> None:
 
     async def work() -> list[tuple[str, bool]]:
         states: list[tuple[str, bool]] = []
-        async with night.wait(run_id, floor=20, ceiling=20) as wait:
+        async with night.subscribe(run_id, floor=20, ceiling=20) as subscription:
             while not states or not states[-1][1]:
-                run = await change(wait)
+                run = await next_run(subscription)
                 states.append((run.raw_status, run.has_ended))
         return states
 
@@ -386,12 +386,12 @@ def test_no_change_is_lost_between_two_looks(night: Night) -> None:
     run_id = night.start()
 
     async def work() -> None:
-        async with night.wait(run_id, floor=20, ceiling=20) as wait:
-            await change(wait)
+        async with night.subscribe(run_id, floor=20, ceiling=20) as subscription:
+            await next_run(subscription)
             await asyncio.sleep(1_000)
-            assert (await change(wait)).has_ended
+            assert (await next_run(subscription)).has_ended
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(change(wait), 1_000)
+                await asyncio.wait_for(next_run(subscription), 1_000)
 
     night.run(work())
 
@@ -401,37 +401,35 @@ def test_ten_thousand_that_end_at_once_are_woken_a_few_at_a_time() -> None:
     done = 0
     most = 0
 
-    async def never(_anew: bool) -> AsyncSession:
+    async def never(_refresh: bool) -> AsyncSession:
         await asyncio.sleep(100_000)
         raise AssertionError
 
-    async def one(wait: Subscription) -> None:
+    async def one(subscription: Subscription) -> None:
         nonlocal done
-        await change(wait)
+        await next_run(subscription)
         done += 1
 
     async def work() -> None:
         nonlocal most
-        watch = RunPoller(("", "", "", ""), never, Capabilities())
-        waits = [
-            Subscription(
-                DataflowId("x"), 0, FlowRunId(str(number)), floor_seconds=1, ceiling_seconds=1, subscribed_at=0
-            )
-            for number in range(10_000)
+        poller = RunPoller(("", "", "", ""), never, Capabilities())
+        subscriptions = [
+            Subscription(DataflowId("x"), 0, FlowRunId(str(n)), floor_seconds=1, ceiling_seconds=1, subscribed_at=0)
+            for n in range(10_000)
         ]
-        for wait in waits:
-            watch.subscribe(wait)
-        ends = [asyncio.create_task(one(wait)) for wait in waits]
+        for each in subscriptions:
+            poller.subscribe(each)
+        ends = [asyncio.create_task(one(each)) for each in subscriptions]
         await asyncio.sleep(1)
         run = {"id": "", "flowId": "x", "metrics": {"statusSummary": {"status": "success"}}}
-        watch._index.take_answer(Batch(runs={"": list(waits)}), [run])
-        while done < len(waits):
+        poller._index.take_answer(Batch(runs={"": list(subscriptions)}), [run])
+        while done < len(subscriptions):
             before = done
             await asyncio.sleep(0)
             most = max(most, done - before)
         await asyncio.gather(*ends)
-        watch.task.cancel()
-        await asyncio.wait([watch.task])
+        poller.task.cancel()
+        await asyncio.wait([poller.task])
 
     loop = JumpingLoop()
     loop.run_until_complete(work())
@@ -549,7 +547,7 @@ def test_an_outage_of_more_than_a_thousand_polls_is_survived(night: Night) -> No
     night.run(work())
 
 
-def test_retry_after_moves_the_whole_watch(night: Night) -> None:
+def test_retry_after_delays_the_whole_poller(night: Night) -> None:
     """Nobody asks before, not even a wait that joins meanwhile."""
     runs = [night.start(), night.start()]
 
@@ -635,14 +633,14 @@ def test_a_connection_that_is_wrong_ends_its_waits_with_one_look_up(night: Night
 
 
 def test_a_bug_of_ours_reaches_every_wait_and_no_later_one(night: Night) -> None:
-    """Nobody hangs, and the next wait does not join a watch that is dead."""
+    """Nobody hangs, and the next wait does not join a poller that is dead."""
     night.session_trouble = ZeroDivisionError("a bug")
 
     async def work() -> None:
         run_id = night.start()
         ended = await asyncio.gather(*(night.end(run_id) for _ in range(10)), return_exceptions=True)
         assert {ZeroDivisionError} == {type(error) for error in ended}
-        async with night.wait(run_id):
+        async with night.subscribe(run_id):
             await asyncio.sleep(2)
             night.session_trouble = None
             assert run_id == (await night.end(run_id)).id
@@ -740,9 +738,9 @@ def test_waits_for_a_dataflow_that_makes_no_run_any_more_are_sent_back(
     there = night.adobe.platform.sandbox().collections["flows"].items[night.dataflow]["scheduleParams"]
 
     async def sent_back() -> str:
-        with pytest.raises(WaitIsOver) as over:
+        with pytest.raises(NoRunExpected) as reason:
             await night.end(since=10**6, ceiling=60, schedule=fingerprint(there))
-        return str(over.value)
+        return str(reason.value)
 
     async def work() -> list[str]:
         waits = [asyncio.create_task(sent_back()) for _ in range(300)]
@@ -758,14 +756,14 @@ def test_waits_for_a_dataflow_that_makes_no_run_any_more_are_sent_back(
 def test_an_outage_is_told_to_each_wait_once_and_its_end(night: Night) -> None:
     async def work() -> list[str]:
         told: list[str] = []
-        async with night.wait(night.start(), ceiling=60) as wait:
-            await wait.next_change()
+        async with night.subscribe(night.start(), ceiling=60) as subscription:
+            await subscription.next_update()
             night.adobe.platform.faults.status("GET /runs", 503, times=4)
             while True:
-                news = await wait.next_change()
-                if not isinstance(news, str):
+                update = await subscription.next_update()
+                if not isinstance(update, str):
                     return told
-                told.append(news)
+                told.append(update)
 
     told = night.run(work())
     assert len(told) == 2

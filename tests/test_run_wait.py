@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, RunError, RunStatus
-from airflow_provider_aep.api.runs.selection import seen_text
+from airflow_provider_aep.api.runs.selection import seen_text, state_line
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AccessDenied, AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.hooks import AepHook
@@ -112,6 +112,15 @@ def test_a_time_out_says_what_was_seen_and_where_to_look() -> None:
 # What a wait says in its task's log
 
 
+def test_a_status_that_adobe_does_not_document_is_a_warning() -> None:
+    run = replace(RUN, status=RunStatus.RUNNING, raw_status="Pondering")
+    assert state_line(run) == (
+        logging.WARNING,
+        "flow run run-1 has a status that Adobe does not document: 'Pondering'",
+    )
+    assert state_line(replace(run, raw_status="Processing"))[0] == logging.INFO
+
+
 def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +151,7 @@ def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
         (sign,) = told(1)
     assert sign.startswith(f"still waiting for a run of dataflow {flow}; for ")
     run_id = adobe.platform.start_run(flow)["id"]
-    assert told() == [f"flow run {run_id}: running"]
+    assert told() == [f"flow run {run_id} of dataflow {flow}: no status yet"]
     adobe.clock.advance(600)
     (ended,) = told(1)
     assert re.fullmatch(

@@ -1,4 +1,4 @@
-"""The trigger: stored and read, one event and no more, only reads, ends by its deadline, leaves its watch."""
+"""The trigger: stored and read, one event and no more, only reads, ends by its deadline, leaves its poller."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_connection_that_cannot_be_right_ends_it(
 
 
 def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: ServedAdobe) -> None:
-    """They wait on one watch, which ends with the last of them."""
+    """They share one poller, which ends with the last of them."""
     flow = adobe.dataflow("cancelled")
     adobe.run(flow, ended=False)
 

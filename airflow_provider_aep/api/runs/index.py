@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
-from airflow_provider_aep.api.runs.selection import another_dataflows, is_meant
+from airflow_provider_aep.api.runs.selection import check_run_of, is_meant
 from airflow_provider_aep.api.wire import read_flow_run
-from airflow_provider_aep.errors import RequestRefused, UnexpectedReply
+from airflow_provider_aep.errors import InvalidArgument, RequestRefused, UnexpectedReply
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _DAY_MS = 86_400_000
 
 @dataclass
 class Capabilities:
-    """What a process has learned of an Adobe: which requests it refuses, and how long runs of each dataflow take."""
+    """Which requests Adobe answers in one sandbox, and how long each dataflow's runs take there."""
 
     is_plain: bool = False  # it refuses to compare or to sort runs
     batch_size: int = BATCH_SIZE  # 1 where it refuses several IDs in one request for runs ...
@@ -83,6 +83,7 @@ class RunIndex:
         self._new: dict[PendingRun, None] = {}  # not asked for yet
         self._by_run: dict[str, dict[PendingRun, None]] = {}
         self._by_dataflow: dict[str, dict[PendingRun, None]] = {}
+        self._checked: set[str] = set()  # dataflows, in this round
         self._turn = 0
 
     @property
@@ -128,20 +129,26 @@ class RunIndex:
         return [batch]
 
     def next_dataflows(self, first: Collection[str] = ()) -> dict[str, list[PendingRun]]:
-        """The next hundred dataflows, in rotation, that have no run yet; or only one of `first`."""
-        doubtful = [key for key in first if key in self._by_dataflow]
-        keys = doubtful[:1] or list(islice(self._by_dataflow, self.capabilities.dataflow_batch_size))
-        for key in keys:
-            self._by_dataflow[key] = self._by_dataflow.pop(key)  # to the end
+        """The next hundred dataflows that have no run yet, in rounds; or only one of `first`.
+
+        Not in the rotation of `next_batch`: each would take every other hundred and never come to the rest.
+        """
+        keys = [key for key in first if key in self._by_dataflow][:1]
+        if not keys:
+            if self._checked.issuperset(self._by_dataflow):
+                self._checked.clear()
+            unchecked = (key for key in self._by_dataflow if key not in self._checked)
+            keys = list(islice(unchecked, self.capabilities.dataflow_batch_size))
+            self._checked.update(keys)
         return {key: list(self._by_dataflow[key]) for key in keys}
 
     def take_changes(self, items: Iterable[Item]) -> dict[PendingRun, None]:
         """Take changed runs. Returns the pending ones without a run of whose dataflow one has appeared."""
         to_ask: dict[PendingRun, None] = {}
         for item in items:
-            waiting = self._by_run.get(item.get("id") or "")
-            if waiting:
-                self._give(item, list(waiting))
+            pending = self._by_run.get(item.get("id") or "")
+            if pending:
+                self._give(item, list(pending))
             for each in self._by_dataflow.get(item.get("flowId") or "", ()):
                 if each.may_be(item):
                     to_ask[each] = None
@@ -191,8 +198,10 @@ class RunIndex:
         if run.has_ended and run.completed_ms:
             self.capabilities.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
         for each in pending:
-            if run.dataflow_id not in ("", each.dataflow_id):
-                self.fail([each], another_dataflows(run, each.dataflow_id))
+            try:
+                check_run_of(run, each.dataflow_id)
+            except InvalidArgument as error:
+                self.fail([each], error)
                 continue
             before = each.run
             if before and (run.updated_ms, run.has_ended) < (before.updated_ms, before.has_ended):
@@ -287,24 +296,24 @@ def batches_of(pending: Iterable[PendingRun], capabilities: Capabilities, now_ms
     if size == 1 and len(runs) + len(dataflows) > _MOST_SINGLY:
         return [Batch(runs, dataflows, whole=True)]
     ages: dict[int, dict[str, list[PendingRun]]] = {}
-    for key, waiting in dataflows.items():
-        age_ms = max(0, now_ms - min(each.since_ms for each in waiting))
-        ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = waiting
+    for key, group in dataflows.items():
+        age_ms = max(0, now_ms - min(each.since_ms for each in group))
+        ages.setdefault((age_ms // _DAY_MS).bit_length(), {})[key] = group
     return [
         *(Batch(runs=chunk) for chunk in _chunks(runs, size)),
-        *(Batch(dataflows=chunk) for group in ages.values() for chunk in _chunks(group, size)),
+        *(Batch(dataflows=chunk) for groups in ages.values() for chunk in _chunks(groups, size)),
     ]
 
 
-def _chunks(group: Mapping[str, list[PendingRun]], size: int) -> Iterator[dict[str, list[PendingRun]]]:
+def _chunks(groups: Mapping[str, list[PendingRun]], size: int) -> Iterator[dict[str, list[PendingRun]]]:
     chunk: dict[str, list[PendingRun]] = {}
     characters = 0
-    for key, waiting in group.items():
+    for key, group in groups.items():
         length = len(quote(key, safe="")) + 3  # a comma is sent as %2C
         if chunk and (len(chunk) == size or characters + length > _ID_CHARACTERS):
             yield chunk
             chunk, characters = {}, 0
-        chunk[key] = waiting
+        chunk[key] = group
         characters += length
     if chunk:
         yield chunk

@@ -50,10 +50,10 @@ from airflow_provider_aep.errors import (
 )
 
 OVERLAP_MS = 600_000
-ABREAST = 6  # requests on their way at a time
+CONCURRENT_REQUESTS = 6  # requests on their way at a time
 _FEW_REQUESTS = 2  # so many are cheaper than to ask for changes
-_MOST_ROUNDS = 5  # so often the front of an unsorted list is read again while it goes on changing
-_MOST_TROUBLES = 3  # failures in one poll after which it is given up: Adobe has an outage
+_MOST_FRONTS = 5  # so often the front of an unsorted list is read again while it goes on changing
+_MOST_FAILURES = 3  # failures in one poll after which it is given up: Adobe has an outage
 
 # Refusals of a filter, an order, or an ID in it. Source: Flow Service error catalogue,
 # https://experienceleague.adobe.com/en/docs/experience-platform/sources/errors/flow-service-errors
@@ -72,9 +72,9 @@ def poll(index: RunIndex) -> Procedure[None]:
     """
     began_ms: int = yield ServerTime()
     while True:
-        troubles: list[ReplyError] = []
+        failures: list[ReplyError] = []
         try:
-            is_complete = yield from _poll(index, began_ms, troubles)
+            is_complete = yield from _ask_once(index, began_ms, failures)
         except _BatchRefused:
             continue
         break
@@ -82,8 +82,8 @@ def poll(index: RunIndex) -> Procedure[None]:
         # Before its first reply a session knows this machine's time only; the second look is at Adobe's.
         ended_ms: int = yield ServerTime()
         index.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
-    if troubles:
-        raise max(troubles, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
+    if failures:
+        raise max(failures, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
 
 
 def read_dataflows(ids: Sequence[str], capabilities: Capabilities) -> Procedure[dict[str, Dataflow]]:
@@ -97,39 +97,39 @@ def read_dataflows(ids: Sequence[str], capabilities: Capabilities) -> Procedure[
     try:
         page = yield from calls.list_page("/flows", filters=["id==" + ",".join(ids)], order="")
     except RequestRefused as refusal:
-        if _refuses_filter(refusal):
+        if _is_about_filter(refusal):
             capabilities.dataflow_batch_size = 1
         raise
     return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
 
 
-def _poll(index: RunIndex, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
+def _ask_once(index: RunIndex, now_ms: int, failures: list[ReplyError]) -> Procedure[bool]:
     """Send the requests of one poll. Returns whether what was known is up to date."""
     known = index.known(now_ms, at_most=_FEW_REQUESTS)
-    yield from _ask_all(index, index.new(now_ms), troubles)
+    yield from _ask_all(index, index.new(now_ms), failures)
     if known == []:
         return True
-    if _is_hopeless(troubles):
+    if _is_hopeless(failures):
         return False
     refusal = None
     if known is None and index.since_ms and not index.capabilities.is_plain:
         try:
             known = yield from _read_changes(index, now_ms)
         except RequestRefused as error:
-            if not _refuses_filter(error):
-                troubles.append(error)
+            if not _is_about_filter(error):
+                failures.append(error)
                 return False
             refusal = error
         except ReplyError as error:
-            troubles.append(error)
+            failures.append(error)
             return False
     if known is None:
         known = index.known(now_ms) or []
-    before = len(troubles)
-    yield from _ask_all(index, known, troubles)
-    if refusal and len(troubles) == before:
+    before = len(failures)
+    yield from _ask_all(index, known, failures)
+    if refusal and len(failures) == before:
         index.capabilities.ask_plainly(refusal)
-    return len(troubles) == before
+    return len(failures) == before
 
 
 def _read_changes(index: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]:
@@ -144,26 +144,26 @@ def _read_changes(index: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]
     return None
 
 
-def _ask_all(index: RunIndex, batches: Iterable[Batch], troubles: list[ReplyError]) -> Procedure[None]:
-    """Ask for each batch, a few side by side; once Adobe is in trouble no more requests are begun."""
+def _ask_all(index: RunIndex, batches: Iterable[Batch], failures: list[ReplyError]) -> Procedure[None]:
+    """Ask for each batch, a few side by side; no more begin once Adobe fails."""
     asked = list(batches)
     remaining = iter(asked)  # shared by workers that may be threads: each `next` gives a batch to one of them
 
     def work() -> Procedure[None]:
         for batch in remaining:
-            if _is_hopeless(troubles):
+            if _is_hopeless(failures):
                 return
             try:
                 yield from _ask(index, batch)
             except ReplyError as error:
-                troubles.append(error)
+                failures.append(error)
 
-    yield from gather(*(work() for _ in range(min(ABREAST, len(asked)))))
+    yield from gather(*(work() for _ in range(min(CONCURRENT_REQUESTS, len(asked)))))
 
 
-def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
-    return len(troubles) >= _MOST_TROUBLES or any(
-        isinstance(each, RequestRefused) or each.retry_after_seconds is not None for each in troubles
+def _is_hopeless(failures: Sequence[ReplyError]) -> bool:
+    return len(failures) >= _MOST_FAILURES or any(
+        isinstance(each, RequestRefused) or each.retry_after_seconds is not None for each in failures
     )
 
 
@@ -172,7 +172,7 @@ def _ask(index: RunIndex, batch: Batch) -> Procedure[None]:
     try:
         items = yield from _list(batch, index.capabilities)
     except RequestRefused as refusal:
-        if batch.whole or not _refuses_filter(refusal):
+        if batch.whole or not _is_about_filter(refusal):
             raise
         if len(batch) == 1:
             if refusal.number is None:
@@ -196,7 +196,7 @@ def _list(batch: Batch, capabilities: Capabilities) -> Procedure[list[Item]]:
     try:
         page = yield from calls.list_runs(*batch.filters, order=order)
     except RequestRefused as refusal:
-        if not order or not _refuses_filter(refusal):
+        if not order or not _is_about_filter(refusal):
             raise
         page = yield from plain
         capabilities.ask_plainly(refusal)
@@ -229,7 +229,7 @@ def _next_page(page: Page) -> Procedure[Page]:
     try:
         return (yield from calls.next_page(page.next_href))
     except RequestRefused as error:
-        if not _refuses_filter(error):
+        if not _is_about_filter(error):
             raise
         raise PlatformUnavailable.like(error, message=f"the list broke off: {error.message}") from None
 
@@ -244,7 +244,7 @@ def _read_front_again(items: dict[str, Item], plain: Call[Page], *, since_ms: in
     def stamps() -> dict[str, object]:
         return {run_id: item.get("updatedAt") for run_id, item in items.items()}
 
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MOST_FRONTS):
         before = stamps()
 
         def is_known(page: Page, before: Mapping[str, object] = before) -> bool:
@@ -256,7 +256,7 @@ def _read_front_again(items: dict[str, Item], plain: Call[Page], *, since_ms: in
             return
 
 
-def _refuses_filter(error: RequestRefused) -> bool:
+def _is_about_filter(error: RequestRefused) -> bool:
     """Whether a plainer request may be answered: by Adobe's number, or where a 400 or 422 bears none.
 
     The destinations OpenAPI has `property` as one string, so a mock made from it answers two with a bare 422.

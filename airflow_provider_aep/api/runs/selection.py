@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.effects import Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, FlowRun, FlowRunId
+from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, FlowRun, FlowRunId, is_known_status
 from airflow_provider_aep.api.queries import all_items, reaches_back
 from airflow_provider_aep.api.runs.slots import RunSelector, one_time_selector, when
 from airflow_provider_aep.api.wire import read_flow_run
@@ -18,7 +18,7 @@ from airflow_provider_aep.schedules import end_seconds
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between the three times that a refused look is tried.
+#: Seconds between the three tries of a look that Adobe refuses.
 REFUSAL_PAUSES = (1.0, 3.0)
 
 
@@ -35,8 +35,8 @@ def earliest_run(
 ) -> FlowRun | None:
     """The earliest run of a dataflow in a span of time, finished or not.
 
-    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run is returned as well: passing
-    over it in silence would make the task wait for the next slot.
+    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run counts, too: if it were skipped
+    silently, the task would wait for the next slot.
     """
     return min(
         (
@@ -49,9 +49,14 @@ def earliest_run(
     )
 
 
-def another_dataflows(run: FlowRun, dataflow_id: str) -> InvalidArgument:
-    """The error for a run, given by its ID, that is not of the dataflow that was given."""
-    return InvalidArgument("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {dataflow_id}")
+def check_run_of(run: FlowRun, dataflow_id: str) -> None:
+    """Check a run that was asked for by its ID; one that names no dataflow passes.
+
+    Raises:
+        InvalidArgument: it is a run of another dataflow.
+    """
+    if run.dataflow_id not in ("", dataflow_id):
+        raise InvalidArgument("run_id", run.id, f"is a run of dataflow {run.dataflow_id}, not of {dataflow_id}")
 
 
 def find_run(
@@ -60,9 +65,15 @@ def find_run(
     """A run of a dataflow as it is now: the given one, or the earliest created from `since_ms` to `until_ms`.
 
     None means that there is no such run yet; `GET /runs` is empty until the first slot of a schedule.
+
+    Raises:
+        EntityNotFound: Adobe knows no run of the given ID.
+        InvalidArgument: the given run is of another dataflow.
     """
     if run:
-        return (yield from calls.get_run(run))
+        found = yield from calls.get_run(run)
+        check_run_of(found, dataflow)
+        return found
     items = yield from all_items(
         calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: reaches_back(items, since_ms)
     )
@@ -79,9 +90,9 @@ class NoRun(NamedTuple):
 def why_no_run(
     dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int
 ) -> NoRun | None:
-    """Why a wait that has no run yet is over, or None. Lists may show a run `visibility_ms` late.
+    """Why no run will come to a wait that has none yet; None if one may. Lists may show a run `visibility_ms` late.
 
-    Worker and triggerer both decide by it. It is not asked about a run under way, which is waited for in any case.
+    Worker and triggerer both decide by it, but not about a run under way, which is waited for in any case.
     """
     if until_ms is not None and now_ms >= until_ms + visibility_ms:
         return NoRun(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
@@ -135,7 +146,7 @@ def observe_run(
 
 
 def retry_refusals(look: Callable[[], Procedure[T]]) -> Procedure[T]:
-    """Look; try twice more after a refusal, as the triggerer does: one refusal may be a gateway's whim.
+    """Look, and twice more if Adobe refuses, as the poller does: a single refusal may be a gateway's fluke.
 
     Raises:
         RequestRefused: the third time, or at once if it is about the entity itself (404).
@@ -163,6 +174,15 @@ def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRu
         f"there is no {run_text(dataflow_id, after_ms, until_ms)}; look in Adobe whether the dataflow is enabled "
         "and its schedule has begun and not ended"
     )
+
+
+def state_line(run: FlowRun) -> tuple[int, str]:
+    """For a log: level and text of a change of a run; a status that Adobe does not document is a warning."""
+    if run.has_ended:
+        return logging.INFO, ended_text(run)
+    if is_known_status(run.raw_status):
+        return logging.INFO, f"flow run {run.id} of dataflow {run.dataflow_id}: {run.raw_status or 'no status yet'}"
+    return logging.WARNING, f"flow run {run.id} has a status that Adobe does not document: {run.raw_status!r}"
 
 
 def ended_text(run: FlowRun) -> str:

@@ -14,17 +14,17 @@ from airflow_provider_aep.schedules import end_seconds, interval_seconds, start_
 
 
 class DagRunWindow(NamedTuple):
-    """A DAG run's own time: from when it is due until the next one of its DAG is; None where there is no next one."""
+    """A DAG run's own time: from when it is due until the next DAG run is; None if there is no next one."""
 
     start_ms: int
     end_ms: int | None = None
 
 
 class RunSelector(NamedTuple):
-    """The flow run that is waited for: the earliest one created at or after `since_ms`, and before `until_ms`.
+    """Which run to wait for: the earliest one created at or after `since_ms` and before `until_ms`.
 
-    `missing` says why Adobe has no such slot; where there is an `until_ms` all the same, a run of that time, made by an
-    earlier schedule, will do. `next_ms` is the first slot after the one that is aimed at.
+    `missing` says why Adobe has no such slot; if `until_ms` is set all the same, a run that an earlier schedule made in
+    that time will do. `next_ms` is the first slot after this one.
     """
 
     since_ms: int
@@ -34,7 +34,7 @@ class RunSelector(NamedTuple):
 
 
 class Calendar(NamedTuple):
-    """The slots of a dataflow; an interval of 0 means a single one, without an end."""
+    """The slots of a dataflow; an interval of 0 means a single slot, without an end."""
 
     start_ms: int
     interval_ms: int
@@ -42,7 +42,7 @@ class Calendar(NamedTuple):
 
     @classmethod
     def of(cls, schedule: Mapping[str, Any]) -> Calendar | None:
-        """None where Adobe tells no start or no interval that is a number of hours or days."""
+        """The slots of Adobe's `scheduleParams`; None without a start, or an interval in hours or days."""
         start, interval, end = start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)
         if start is None or interval is None:
             return None
@@ -79,7 +79,7 @@ def selector_for(schedule: Mapping[str, Any], window: DagRunWindow, changed_ms: 
         if slot > calendar.start_ms:
             why = f"Adobe has no slot in that time: {time_text}"
             return RunSelector(window.start_ms, next_ms=slot, missing=why)
-        # A run of that time was made by an earlier schedule, and no slot of this one can claim it.
+        # An earlier schedule made any run of that time, and no slot of this one can claim it.
         why = f"its first slot is later: {time_text}"
         return RunSelector(window.start_ms, window.end_ms, slot, why)
     if not calendar.interval_ms:
@@ -88,13 +88,13 @@ def selector_for(schedule: Mapping[str, Any], window: DagRunWindow, changed_ms: 
 
 
 def one_time_selector(schedule: Mapping[str, Any]) -> RunSelector | None:
-    """The only slot of a `Once()` export; None if it is none."""
+    """The only slot of a `Once()` export; None if the schedule repeats."""
     calendar = Calendar.of(schedule)
     return RunSelector(calendar.start_ms) if calendar and not calendar.interval_ms else None
 
 
 def fingerprint(schedule: Mapping[str, Any]) -> list[int | None]:
-    """What decides where the slots of a schedule lie, as JSON; once it changes, a task has to select its run again."""
+    """[start, interval, end] in seconds, as JSON; if it changes, the slots move and a task must select again."""
     return [start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)]
 
 
