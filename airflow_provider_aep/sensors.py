@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseOperator,
     BaseSensorOperator,
     PokeReturnValue,
@@ -117,7 +118,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
         self._wait: RunWait | None = None
-        self._own_skip: AirflowSkipException | None = None  # raised by a poke, not by Airflow
+        self._own_skip: AirflowSkipException | None = None  # raised by `poke`, not by Airflow's loop around it
         self._check()
 
     def _check(self) -> None:
@@ -148,10 +149,23 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         self._check()
-        with self._skipping_as_wished():
-            if not self.deferrable:
-                return super().execute(context)
-            return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
+        with self._same_end_in_all_modes():
+            if self.deferrable:
+                return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
+            return self._wait_on_worker(context)
+
+    def _wait_on_worker(self, context: Context) -> Any:
+        """Airflow's own loop, but a skip says what happened; Airflow's own says which of its arguments was set."""
+        try:
+            return super().execute(context)
+        except AirflowSkipException as skip:
+            if skip is self._own_skip:
+                raise
+            # Airflow skips for `soft_fail` and `never_fail`: without a cause after `timeout`, else because of an error.
+            cause = skip.__cause__
+            if cause is None or isinstance(cause, AirflowTaskTimeout):
+                raise AirflowSkipException(self._timeout_text(skip)) from skip
+            raise AirflowSkipException(str(cause)) from cause
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         try:
@@ -167,7 +181,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         if run:
             return wait.finish(run)
         if time.time() >= deadline:  # the look itself may take long in an outage
-            raise AirflowSensorTimeout("the wait has timed out:")
+            raise AirflowSensorTimeout
         self.log.info("waiting in the triggerer for %s", wait)
         self.defer(
             trigger=wait.trigger(
@@ -178,9 +192,9 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the trigger's event means; the same as `poke` would have decided."""
+        """Decide by the trigger's event what `poke` would have decided."""
         try:
-            with self._refusals_told():
+            with self._fail_on_refusal():
                 run = read_event(event)
         except WaitTimeout as timeout:
             raise AirflowSensorTimeout(str(timeout)) from None
@@ -190,29 +204,29 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         return self._current_wait(context).finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Airflow's own would skip for `soft_fail` after whatever error, such as a crashed trigger."""
-        with self._skipping_as_wished():
+        """Resume after a deferral; Airflow's own way skips for `soft_fail` after any error, even a crashed trigger."""
+        with self._same_end_in_all_modes():
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _look(self, context: Context) -> FlowRun | None:
-        """The run, if it has ended."""
+        """Return the run if it has ended."""
         self.check_not_killed()
         wait = self._current_wait(context)
-        with self._refusals_told():
+        with self._fail_on_refusal():
             run = wait.look(self.hook())
         self.check_not_killed()
         return run
 
     def _current_wait(self, context: Context) -> RunWait:
-        """One for the life of this process, so that a run once found is stayed with."""
+        """Return this process's one wait, which keeps to the run that it has found."""
         if self._wait is None:
             with fail_without_retry():
                 self._wait = RunWait(self, self.dataflow_id, self.run_id, context=context)
         return self._wait
 
     @contextmanager
-    def _refusals_told(self) -> Iterator[None]:
-        """A refusal fails the task at once; where that would mean to skip it, a retried failure is the lesser evil."""
+    def _fail_on_refusal(self) -> Iterator[None]:
+        """Fail without a retry if Adobe refuses; with `soft_fail`, which would skip the task then, with one."""
         try:
             with fail_without_retry():
                 yield
@@ -222,31 +236,30 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             raise
 
     @contextmanager
-    def _skipping_as_wished(self) -> Iterator[None]:
-        """Skip on the same ends in all modes: `soft_fail` after a time-out or a bad run, `never_fail` after any."""
+    def _same_end_in_all_modes(self) -> Iterator[None]:
+        """Skip after a time-out or a bad run with `soft_fail`, after any error with `never_fail`, in every mode."""
         try:
             yield
-        except AirflowRescheduleException:
+        except (AirflowRescheduleException, AirflowSkipException):
             raise
-        except AirflowSkipException as skip:
-            # Airflow skips by itself on the worker, and then says only that `soft_fail` is set.
-            if isinstance(skip.__cause__, AirflowFailException):
-                raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
-            if skip is not self._own_skip and not self.deferrable and self._wait:  # Airflow's own, for a time-out
-                raise AirflowSkipException(f"the wait has timed out: {self._wait.last_seen()}") from skip
-            raise
-        except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
-            timed_out = not isinstance(end, AirflowFailException)
-            # One text in all modes; Airflow's own would say how long it has waited, but not for what.
-            message = f"the wait has timed out: {self._wait.last_seen()}" if timed_out and self._wait else str(end)
-            if isinstance(end, TaskDeferralTimeout):
-                message = f"the wait has timed out, and no triggerer has said so: is one running? ({end})"
+        except TaskDeferralTimeout as end:
+            self._end_by_timeout(f"the wait has timed out, and no triggerer has said so: is one running? ({end})", end)
+        except AirflowSensorTimeout as end:
+            self._end_by_timeout(self._timeout_text(end), end)
+        except AirflowFailException as failure:
             if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(message) from end
-            if timed_out:
-                raise AirflowSensorTimeout(message) from end
+                raise AirflowSkipException(str(failure)) from failure
             raise
         except Exception as error:
             if self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
+
+    def _end_by_timeout(self, message: str, end: Exception) -> NoReturn:
+        if self.soft_fail or self.never_fail:
+            raise AirflowSkipException(message) from end
+        raise AirflowSensorTimeout(message) from end
+
+    def _timeout_text(self, end: Exception) -> str:
+        """One text in all modes; Airflow's own says how long the task has waited, but not for what."""
+        return f"the wait has timed out: {self._wait.last_seen()}" if self._wait else str(end)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What a template may use of a DAG run's logical date; a DAG run without one has none of these.
-_OF_THE_DATE = frozenset(
+# What Airflow derives from a DAG run's logical date; a DAG run without one has none of these.
+_OF_THE_LOGICAL_DATE = frozenset(
     {"logical_date", "data_interval_start", "data_interval_end", "ds", "ds_nodash"}
     | {"ts", "ts_nodash", "ts_nodash_with_tz"}
 )
@@ -81,7 +81,11 @@ class AepTask:
         return AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name)
 
     def render_template(self, content: Any, context: Context, jinja_env: Any = None, *args: Any) -> Any:
-        """Render, and explain what a template misses. Destinations and schedules check themselves when rebuilt."""
+        """Render, and say what an undefined name means. Destinations and schedules check themselves when rebuilt.
+
+        Raises:
+            InvalidTaskArgument: the template names something that this DAG run does not have.
+        """
         with fail_without_retry():
             try:
                 return super().render_template(content, context, jinja_env, *args)  # type: ignore[misc]  # Airflow's have it
@@ -90,13 +94,14 @@ class AepTask:
 
                 if not isinstance(error, UndefinedError) or not isinstance(content, str):
                     raise
-                rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
                 environment = jinja_env or self.get_template_env()  # type: ignore[attr-defined]  # Airflow's have it
                 missing = meta.find_undeclared_variables(environment.parse(content)) - set(context)
-                if missing & _OF_THE_DATE:
+                dates = ", ".join(sorted(missing & _OF_THE_LOGICAL_DATE))
+                rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
+                if dates:
                     rule = (
-                        f"{error}: not every DAG run has it; a manual one may have no logical date. "
-                        "Use {{ dag_run.run_after | ds }}, which each has"
+                        f"{error}: this DAG run has no logical date, so no {dates}. "
+                        "Use {{ dag_run.run_after | ds }}, which every DAG run has"
                     )
                 raise InvalidTaskArgument("template", content, rule) from None
 
