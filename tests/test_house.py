@@ -72,7 +72,8 @@ TABLE: dict[str, set[str]] = {
     "api.runs.index": {*LEAVES, "api.wire"},
     "api.runs.poll": {*REQUEST, "api.runs.index", "api.queries", "api.wire"},
     # Airflow's side
-    "hooks": {"arguments", "api", *PUBLIC_LEAVES},
+    "airflow_connection": {"api", *PUBLIC_LEAVES},
+    "hooks": {"airflow_connection", "arguments", "api", *PUBLIC_LEAVES},
     "subscription": {"api"},
     "run_poller": {"subscription", "hooks", "api", *PUBLIC_LEAVES},
     "arguments": LEAVES,
@@ -101,6 +102,7 @@ THIRD_PARTY = {
     "tenacity": {"api.session", "api.retry"},
     "asgiref": {"hooks", "triggers"},  # Airflow's own, whose blocking calls need the loop's thread-sensitive bridge
     "airflow": {
+        "airflow_connection",
         "hooks",
         "run_poller",
         "tasks",
