@@ -241,7 +241,7 @@ def destination_type(destination: object) -> DestinationType:
         raise InvalidArgument("destination", destination, f"must be one of {names}") from None
 
 
-def check_format(file_type: str, compression: str, *, allow_uncompressed_json: bool = False) -> None:
+def check_format(file_type: str, compression: str) -> None:
     """Check how files are written; a template or upstream output passes until it is rendered.
 
     Raises:
@@ -255,7 +255,7 @@ def check_format(file_type: str, compression: str, *, allow_uncompressed_json: b
     ):
         if is_literal(value) and value not in allowed:
             raise InvalidArgument(argument, value, f"must be {allowed[0]} or {allowed[1]}, in capitals")
-    if (file_type, compression) == ("JSON", "NONE") and not allow_uncompressed_json:
+    if (file_type, compression) == ("JSON", "NONE"):
         raise InvalidArgument("compression", compression, "must be GZIP: Adobe exports JSON only compressed")
 
 
@@ -265,7 +265,6 @@ def target_params(
     file_type: str,
     compression: str,
     include_file_manifest: bool | None = None,
-    allow_uncompressed_json: bool = False,
 ) -> dict[str, Any]:
     """The `params` of a target connection: {"mode": "Server-to-server", "bucketName": …, "datasetFileType": "JSON", …}.
 
@@ -287,7 +286,7 @@ def target_params(
             raise InvalidArgument(
                 argument, value, "is still a template or an upstream output: Airflow has not rendered it"
             )
-    check_format(file_type, compression, allow_uncompressed_json=allow_uncompressed_json)
+    check_format(file_type, compression)
     if include_file_manifest is not None and not isinstance(include_file_manifest, bool):
         raise InvalidArgument("include_file_manifest", include_file_manifest, "must be True, False or None")
     params: dict[str, Any] = {"mode": "Server-to-server"}

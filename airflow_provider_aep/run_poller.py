@@ -2,9 +2,9 @@
 
 Airflow's shared streams do not fit. They exist from 3.3 on, and only for `BaseEventTrigger`. A stream is opened with
 the arguments of one trigger and never learns who else listens, so it can neither ask for known runs nor adapt its
-interval; each of its events wakes every listener, and its first failure ends them all. Around them the same watch would
-be needed, and another way on 3.1 and 3.2. This one serves deferred tasks and event triggers alike on every supported
-version, and wakes only the waits concerned.
+interval; each of its events wakes every listener, and its first failure ends them all. Around them the same poller
+would be needed, and another one on 3.1 and 3.2. This one serves deferred tasks and event triggers alike on every
+supported version, and wakes only the waits concerned.
 """
 
 from __future__ import annotations
@@ -34,83 +34,86 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, str, str, str]  # gateway, organisation, sandbox, client ID
-Key = tuple[str, "Settings"]  # Airflow connection and all that it says, its secret too: none rides on another's
+#: Airflow connection, and all that it says, its secret too: no wait rides on another connection's.
+PollKey = tuple[str, "Settings"]
 
-#: Waits that are loaded together, as after a restart, are asked for together.
+#: Triggers that are loaded together, as after a restart, are polled for together.
 GATHER_SECONDS = 0.5
-#: Refusals in a row that end the waits: one alone may be a gateway's whim.
+#: So many refusals in a row end the waits; one alone may be a gateway's whim.
 MOST_REFUSALS = 3
 REFUSED_TEXT = f"asking again; {MOST_REFUSALS} refusals in a row end the wait"
-#: Waits woken before other tasks of the loop have their turn.
+#: How many subscriptions are woken before other tasks of the loop have their turn.
 WAKE_AT_ONCE = 20
-#: Waits looked at before other tasks of the loop have their turn.
+#: How many subscriptions are looked at before other tasks of the loop have their turn.
 LOOK_AT_ONCE = 1_000
-#: From one refusal to the next question, and from poll to poll while nothing is left to ask for.
+#: From one refusal to the next request, and from poll to poll while nothing is left to ask for.
 IDLE_SECONDS = 60.0
-#: A connection is looked up again for a wait that joins so much later; it may have been edited.
+#: A connection is looked up again for a subscription that comes so much later; it may have been edited.
 SETTINGS_SECONDS = 900
 _JITTER = 0.05
 
 
 class RunPoller:
-    """Polls once for all its waits, from the first that joins until the last has left."""
+    """Polls once for all its subscriptions, from the first until the last has ended."""
 
     def __init__(
-        self, place: Place, open_session: Callable[[bool], Awaitable[AsyncSession]], learned: Capabilities
+        self,
+        where: tuple[str, str, str, str],
+        open_session: Callable[[bool], Awaitable[AsyncSession]],
+        capabilities: Capabilities,
     ) -> None:
-        self.waits: dict[Subscription, None] = {}
+        self.subscriptions: dict[Subscription, None] = {}
         self._doubtful: set[str] = set()  # dataflows that the last list did not show
-        self._name = f"sandbox {place[2]} of {place[1]}"
+        self._name = f"sandbox {where[2]} of {where[1]}"
         self._open_session = open_session
-        self._watched = RunIndex(learned, self._changed)
-        self._learned = learned
+        self._index = RunIndex(capabilities, self._changed)
+        self._capabilities = capabilities
         self._loop = asyncio.get_running_loop()
-        self._to_wake: dict[Subscription, bool] = {}  # whether its run has changed, or there is only a notice
+        self._to_wake: dict[Subscription, bool] = {}  # True: its run has changed; False: there is only a notice
         self._sooner = asyncio.Event()
         self._polled_at = -math.inf
-        self._next_at = math.inf  # a wait that joins may ask for an earlier poll ...
+        self._next_at = math.inf  # a new subscription may ask for an earlier poll ...
         self._not_before = -math.inf  # ... but not for one that Adobe does not want yet
         self._failures = 0
         self._refusals = 0
         # A context of its own: what is logged here belongs to no single task's log.
-        self.task = self._loop.create_task(self._run(), name="aep-watch", context=contextvars.Context())
+        self.task = self._loop.create_task(self._run(), name="aep-run-poller", context=contextvars.Context())
 
-    def join(self, wait: Subscription) -> None:
-        self.waits[wait] = None
-        self._watched.add(wait)
-        at = max(self._polled_at + wait.floor_seconds, self._loop.time() + GATHER_SECONDS)
+    def subscribe(self, subscription: Subscription) -> None:
+        self.subscriptions[subscription] = None
+        self._index.add(subscription)
+        at = max(self._polled_at + subscription.floor_seconds, self._loop.time() + GATHER_SECONDS)
         if at < self._next_at:
             self._next_at = at
             self._sooner.set()
 
-    def leave(self, wait: Subscription) -> None:
-        self.waits.pop(wait, None)
-        self._to_wake.pop(wait, None)
-        self._watched.remove(wait)
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self.subscriptions.pop(subscription, None)
+        self._to_wake.pop(subscription, None)
+        self._index.remove(subscription)
 
-    def _changed(self, wait: PendingRun) -> None:
-        if wait in self.waits:
-            assert isinstance(wait, Subscription)
-            self._wake(wait, has_changed=True)
+    def _changed(self, subscription: PendingRun) -> None:
+        if subscription in self.subscriptions:
+            assert isinstance(subscription, Subscription)
+            self._wake(subscription, has_changed=True)
 
-    def _wake(self, wait: Subscription, *, has_changed: bool) -> None:
+    def _wake(self, subscription: Subscription, *, has_changed: bool) -> None:
         if not self._to_wake:
             self._loop.call_soon(self._wake_some)
-        self._to_wake[wait] = has_changed or self._to_wake.get(wait, False)
+        self._to_wake[subscription] = has_changed or self._to_wake.get(subscription, False)
 
-    def _tell_all(self, notice: str) -> None:
-        """One line in the log of each task that waits: an outage has begun, or has ended."""
-        for wait in self.waits:
-            wait.notice = notice
-            self._wake(wait, has_changed=False)
+    def _notify_all(self, notice: str) -> None:
+        """Log one line for each waiting task: an outage has begun, or has ended."""
+        for subscription in self.subscriptions:
+            subscription.notice = notice
+            self._wake(subscription, has_changed=False)
 
     def _wake_some(self) -> None:
-        for wait in list(islice(self._to_wake, WAKE_AT_ONCE)):
-            if self._to_wake.pop(wait):
-                wait.tell()
+        for subscription in list(islice(self._to_wake, WAKE_AT_ONCE)):
+            if self._to_wake.pop(subscription):
+                subscription.notify()
             else:
-                wait.wake()
+                subscription.wake()
         if self._to_wake:
             self._loop.call_soon(self._wake_some)
 
@@ -118,15 +121,17 @@ class RunPoller:
         try:
             await self._keep_polling()
         except asyncio.CancelledError:
-            # By whoever: a wait that is still here must not hang.
-            self._end(PlatformUnavailable("GET /runs", message="the watch was cancelled"))
+            # Whoever did it: a wait that is still here must not hang.
+            self._end(PlatformUnavailable("GET /runs", message="the poller was cancelled"))
             raise
         except Exception as error:
-            log.exception("the poll for %s has failed, and with it all its waits (%d)", self._name, len(self.waits))
+            log.exception(
+                "the poll for %s has failed, and with it all its waits (%d)", self._name, len(self.subscriptions)
+            )
             self._end(error)
 
     def _end(self, error: BaseException) -> None:
-        self._watched.fail([wait for wait in self.waits if wait.is_open], error)
+        self._index.fail([subscription for subscription in self.subscriptions if subscription.is_open], error)
 
     async def _keep_polling(self) -> None:
         await asyncio.sleep(GATHER_SECONDS * random.uniform(1, 2))  # noqa: S311 - spreads several processes
@@ -140,22 +145,22 @@ class RunPoller:
                     await self._pause()
 
     async def _poll(self, session: AsyncSession) -> bool:
-        """Poll once, and settle when to do so again. Returns whether Adobe refuses."""
+        """Poll once, and decide when to poll again. Returns whether Adobe refuses."""
         self._polled_at = self._loop.time()
         trouble: ReplyError | None = None
         try:
-            await session.run(poll(self._watched))
+            await session.run(poll(self._index))
         except ReplyError as error:
             trouble = error
             self._failed(error)
         else:
             if self._failures:
-                log.info("%s answers again (waits: %d)", self._name, len(self.waits))
-                self._tell_all("Adobe answers again; the wait goes on")
+                log.info("%s answers again (waits: %d)", self._name, len(self.subscriptions))
+                self._notify_all("Adobe answers again; the wait goes on")
             self._failures = self._refusals = 0
-            for wait in self.waits:
-                wait.polled_at = self._polled_at
-            with suppress(ReplyError):  # the poll's own requests tell of trouble
+            for subscription in self.subscriptions:
+                subscription.polled_at = self._polled_at
+            with suppress(ReplyError):  # the poll itself reports trouble
                 await self._check_dataflows(session)
         self._next_at = math.inf
         seconds = await self._interval(await session.run(_adobe_time()))
@@ -166,22 +171,22 @@ class RunPoller:
         return trouble is not None and not isinstance(trouble, PlatformUnavailable)
 
     async def _check_dataflows(self, session: AsyncSession) -> None:
-        """End the waits whose dataflow makes no run any more: one request a poll, however many waits.
+        """End the waits whose dataflow makes no run any more; one request a poll, however many waits.
 
-        A dataflow that a list does not show is asked for by its ID, at the next poll, before it counts as gone.
+        A dataflow that a list does not show counts as gone once the next poll has asked for it by its ID.
         """
         asked = {
             key: waiting
-            for key, waiting in self._watched.next_dataflows(self._doubtful).items()
+            for key, waiting in self._index.next_dataflows(self._doubtful).items()
             if any(
-                self._polled_at - wait.joined_at >= wait.floor_seconds
-                for wait in waiting
-                if isinstance(wait, Subscription)
+                self._polled_at - subscription.subscribed_at >= subscription.floor_seconds
+                for subscription in waiting
+                if isinstance(subscription, Subscription)
             )
-        }  # those that have only just joined were looked at by their tasks
+        }  # the tasks of new subscriptions have only just looked themselves
         if not asked:
             return
-        found = await session.run(read_dataflows(list(asked), self._learned))
+        found = await session.run(read_dataflows(list(asked), self._capabilities))
         now_ms = int(await session.run(_adobe_time()))
         visibility_ms = int(session.settings.visibility_seconds * 1000)
         is_sure = len(asked) == 1
@@ -189,15 +194,15 @@ class RunPoller:
         for key, waiting in asked.items():
             if key not in found and not is_sure:
                 continue
-            for wait in waiting:
-                assert isinstance(wait, Subscription)
-                wait.over = wait.why_over(found.get(key), now_ms, visibility_ms)
-                if wait.over:
-                    self._watched.remove(wait)
-                    self._changed(wait)
+            for subscription in waiting:
+                assert isinstance(subscription, Subscription)
+                subscription.over = subscription.why_over(found.get(key), now_ms, visibility_ms)
+                if subscription.over:
+                    self._index.remove(subscription)
+                    self._changed(subscription)
 
     async def _pause(self) -> None:
-        """Sleep until the next poll, which a wait that joins may bring forward."""
+        """Sleep until the next poll, which a new subscription may bring forward."""
         while (until := max(self._next_at, self._not_before)) > self._loop.time():
             self._sooner.clear()
             with suppress(TimeoutError):
@@ -207,9 +212,9 @@ class RunPoller:
     def _failed(self, trouble: ReplyError) -> None:
         self._failures += 1
         if self._failures == 1:
-            log.warning("%s: %s; asking again (waits: %d)", self._name, trouble, len(self.waits))
+            log.warning("%s: %s; asking again (waits: %d)", self._name, trouble, len(self.subscriptions))
             is_outage = isinstance(trouble, PlatformUnavailable)
-            self._tell_all(f"{trouble}; " + ("the wait goes on" if is_outage else REFUSED_TEXT))
+            self._notify_all(f"{trouble}; " + ("the wait goes on" if is_outage else REFUSED_TEXT))
         if not isinstance(trouble, PlatformUnavailable):
             self._refusals += 1
             if self._refusals == MOST_REFUSALS:
@@ -217,13 +222,13 @@ class RunPoller:
                 self._end(trouble)
 
     async def _interval(self, now_ms: float) -> float:
-        """Seconds between two polls: the fewest that any wait calls for; all are then asked for together."""
+        """Seconds to the next poll: the fewest that any subscription wants; it then serves all."""
         seconds = floor = math.inf
-        for number, wait in enumerate(list(self.waits), start=1):
-            if wait.is_open:
-                usual_ms = self._learned.durations_ms.get(wait.dataflow_id, 0)
-                seconds = min(seconds, wait.poll_delay(self._polled_at, now_ms, usual_ms))
-                floor = min(floor, wait.floor_seconds)
+        for number, subscription in enumerate(list(self.subscriptions), start=1):
+            if subscription.is_open:
+                usual_ms = self._capabilities.durations_ms.get(subscription.dataflow_id, 0)
+                seconds = min(seconds, subscription.poll_delay(self._polled_at, now_ms, usual_ms))
+                floor = min(floor, subscription.floor_seconds)
             if number % LOOK_AT_ONCE == 0:
                 await asyncio.sleep(0)
         if self._refusals or seconds == math.inf:
@@ -238,16 +243,16 @@ def _adobe_time() -> Procedure[float]:
     return now_ms
 
 
-class _Loop:
-    """The watches of one event loop, and the settings that each Airflow connection has given."""
+class _LoopPollers:
+    """The pollers of one event loop, and the settings that each Airflow connection has given."""
 
     def __init__(self) -> None:
-        self.watches: dict[Key, RunPoller] = {}
+        self.pollers: dict[PollKey, RunPoller] = {}
         self._settings: dict[tuple[str, str | None], tuple[float, Settings]] = {}
         self._look_ups: dict[tuple[str, str | None], asyncio.Task[Settings]] = {}
 
     async def settings_of(self, hook: AepHook, *, anew: bool = False) -> Settings:
-        """What the connection says: one look-up for all waits, and another when it may have been edited."""
+        """What the connection says; looked up once for all subscriptions, and again once it may have been edited."""
         key = (hook.aep_conn_id, hook.sandbox_name)
         loop = asyncio.get_running_loop()
         read_at, settings = self._settings.get(key, (-math.inf, None))
@@ -266,49 +271,49 @@ class _Loop:
             look_up.add_done_callback(keep)
         return await asyncio.shield(look_up)
 
-    def join(self, wait: Subscription, settings: Settings, hook: AepHook) -> RunPoller:
+    def subscribe(self, subscription: Subscription, settings: Settings, hook: AepHook) -> RunPoller:
         key = (hook.aep_conn_id, settings)
-        watch = self.watches.get(key)
-        if watch is None or watch.task.done():
-            learned = _learned.setdefault(settings.where, Capabilities())
-            watch = RunPoller(settings.where, lambda anew: self._open(settings, hook, anew), learned)
-            self.watches[key] = watch
-        watch.join(wait)
-        return watch
+        poller = self.pollers.get(key)
+        if poller is None or poller.task.done():
+            capabilities = _capabilities.setdefault(settings.where, Capabilities())
+            poller = RunPoller(settings.where, lambda anew: self._open(settings, hook, anew), capabilities)
+            self.pollers[key] = poller
+        poller.subscribe(subscription)
+        return poller
 
     async def _open(self, settings: Settings, hook: AepHook, anew: bool) -> AsyncSession:
         """A session that sends each request once: a poll that fails is repeated as a whole, and later."""
         if anew:
             try:
                 now = await self.settings_of(hook, anew=True)
-            except Exception as error:  # whatever keeps Airflow from telling; Adobe's own answer decides
+            except Exception as error:  # whatever it is, Adobe's answer decides
                 log.warning("Airflow connection %r cannot be read again: %s", hook.aep_conn_id, error)
             else:
-                # Waits of another organisation, sandbox or client have a watch of their own.
+                # Waits of another organisation, sandbox or client have a poller of their own.
                 settings = now if now.where == settings.where else settings
         return hook.open_async_session(replace(settings, attempts=1))
 
-    async def leave(self, wait: Subscription, watch: RunPoller, key: Key) -> None:
-        watch.leave(wait)
-        if watch.waits:
+    async def unsubscribe(self, subscription: Subscription, poller: RunPoller, key: PollKey) -> None:
+        poller.unsubscribe(subscription)
+        if poller.subscriptions:
             return
-        if self.watches.get(key) is watch:
-            del self.watches[key]
-        if not self.watches:
+        if self.pollers.get(key) is poller:
+            del self.pollers[key]
+        if not self.pollers:
             self._settings.clear()
-        if not watch.task.get_loop().is_closed():
-            watch.task.cancel()
-            await asyncio.wait([watch.task])  # until its sockets are closed
+        if not poller.task.get_loop().is_closed():
+            poller.task.cancel()
+            await asyncio.wait([poller.task])  # until its sockets are closed
 
 
-_learned: dict[Place, Capabilities] = {}
-_loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+_capabilities: dict[tuple[str, ...], Capabilities] = {}
+_loops: dict[asyncio.AbstractEventLoop, _LoopPollers] = {}
 
 
-def _here() -> _Loop:
+def _pollers_of_this_loop() -> _LoopPollers:
     for loop in [loop for loop in _loops if loop.is_closed()]:
         del _loops[loop]
-    return _loops.setdefault(asyncio.get_running_loop(), _Loop())
+    return _loops.setdefault(asyncio.get_running_loop(), _LoopPollers())
 
 
 @asynccontextmanager
@@ -323,14 +328,14 @@ async def subscribe(
     floor_seconds: float,
     ceiling_seconds: float,
 ) -> AsyncIterator[Subscription]:
-    """A wait in the watch of the hook's Airflow connection and sandbox; left when the block is.
+    """Subscribe to the poller of the hook's Airflow connection and sandbox, until the block is left.
 
     Raises:
         InvalidArgument: the hook's connection cannot be right.
     """
-    here = _here()
-    settings = await here.settings_of(hook)
-    wait = Subscription(
+    pollers = _pollers_of_this_loop()
+    settings = await pollers.settings_of(hook)
+    subscription = Subscription(
         dataflow_id,
         since_ms,
         run_id,
@@ -338,10 +343,10 @@ async def subscribe(
         schedule=schedule,
         floor_seconds=floor_seconds,
         ceiling_seconds=ceiling_seconds,
-        joined_at=asyncio.get_running_loop().time(),
+        subscribed_at=asyncio.get_running_loop().time(),
     )
-    watch = here.join(wait, settings, hook)
+    poller = pollers.subscribe(subscription, settings, hook)
     try:
-        yield wait
+        yield subscription
     finally:
-        await here.leave(wait, watch, (hook.aep_conn_id, settings))
+        await pollers.unsubscribe(subscription, poller, (hook.aep_conn_id, settings))

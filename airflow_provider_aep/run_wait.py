@@ -1,11 +1,11 @@
-"""What sensors and operators share when they wait for a flow run: since when, until when, and what its end means."""
+"""A task's wait for a flow run, as sensor and operators share it: from when, until when, and what its end means."""
 
 from __future__ import annotations
 
 import logging
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.api.entities import Dataflow, FlowRun
-    from airflow_provider_aep.api.runs.slots import Aim, Ending, Window
+    from airflow_provider_aep.api.runs.selection import NoRun
+    from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector
     from airflow_provider_aep.api.settings import Settings
     from airflow_provider_aep.arguments import Decision
     from airflow_provider_aep.hooks import AepHook
@@ -28,27 +29,27 @@ log = logging.getLogger(__name__)
 
 #: `after` of a task that waits for its own DAG run's flow run.
 OWN_RUN = "dag_run"
-#: DAG runs that follow the DAG's timetable; all others come when they come. Airflow's enum of them equals these texts.
+#: The types of DAG run that follow the DAG's timetable. Airflow's enum of them equals these texts.
 SLOT_RUN_TYPES = ("scheduled", "backfill")
-#: So often a wait on a worker says that it is alive, where nothing changes.
+#: While nothing changes, a wait on a worker logs a sign of life this often.
 SIGN_OF_LIFE_SECONDS = 3600.0
 WHAT_NEXT = (
     "clearing this task finds the same flow run again; a new one comes with Adobe's next slot (the next DAG run), with "
     "a later `after`, or for a Once() export under a new `name`"
 )
 SAME_VERSION = "worker and triggerer must have the same version of airflow-provider-aep"
-#: Given to Airflow's own time-out on top of the trigger's, which should always be the one that ends the wait.
+#: How much later than the trigger's deadline Airflow's own time-out comes, so that the trigger ends the wait.
 BACKSTOP_SECONDS = 300
 
 
 class WaitTimeout(AepError):
-    """The awaited run had not ended at the deadline. Trying again waits again."""
+    """The run had not ended at the deadline. Trying again waits again."""
 
     is_final = False
 
 
 class LookAgain(AepError):
-    """The triggerer has seen that a wait may be over; the task decides that. `deadline`: seconds since 1970 UTC."""
+    """The triggerer has seen that the wait may be over; the task decides. `deadline` is in seconds since 1970 UTC."""
 
     is_final = False
 
@@ -58,13 +59,13 @@ class LookAgain(AepError):
 
 
 class NoRunWillCome(AepError):
-    """The dataflow makes no run that this task could wait for, until somebody changes it."""
+    """The dataflow makes no run for this task until somebody changes it."""
 
 
 class RunWait:
-    """One wait of a task: for which run, what was seen of it, and what the user wants to happen at its end.
+    """A task's wait: for which run, what was last seen of it, and what the user wants to happen at its end.
 
-    `task` has the arguments of `AepDataflowRunSensor` that bear on it. With `after="dag_run"` a scheduled DAG run, or
+    `task` has the arguments of `AepDataflowRunSensor` that matter here. With `after="dag_run"` a scheduled DAG run, or
     one of a backfill, waits for the run of its own slot of Adobe's schedule (see `api.runs.slots`), every other DAG
     run for the next run from the moment it was due.
 
@@ -75,11 +76,11 @@ class RunWait:
     def __init__(self, task: Any, dataflow_id: object, run_id: object = None, *, context: Any) -> None:
         self.dataflow_id = entity_id("dataflow_id", dataflow_id)
         self.run_id = None if run_id is None else entity_id("run_id", run_id)
-        from airflow_provider_aep.api.runs.slots import Window
+        from airflow_provider_aep.api.runs.slots import DagRunWindow
 
-        self.window: Window | None = None
+        self.window: DagRunWindow | None = None
         self.dag_run_id = str(context["ti"].run_id)
-        # How the marks of what this DAG makes begin; a DAG's ID may be the beginning of another's.
+        # How the marks of what this DAG creates begin; one DAG's ID may be the beginning of another's.
         task_ids = task.dag.task_ids if task.has_dag() else [task.task_id]
         self.marks = tuple(f"{task.dag_id}.{task_id}, run " for task_id in task_ids)
         self.is_own = task.after == OWN_RUN
@@ -87,7 +88,7 @@ class RunWait:
             dag_run = context["dag_run"]
             self.after_ms = moment_ms("after", dag_run.run_after)
             if dag_run.run_type in SLOT_RUN_TYPES:
-                self.window = Window(self.after_ms, next_due_ms(task, dag_run))
+                self.window = DagRunWindow(self.after_ms, next_due_ms(task, dag_run))
         else:
             self.after_ms = moment_ms("after", task.after)
         self.aep_conn_id: str = task.aep_conn_id
@@ -101,18 +102,18 @@ class RunWait:
             "failed": task.on_failed,
         }
         self.seen: FlowRun | None = None
-        self.aim: Aim | None = None
+        self.selector: RunSelector | None = None
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
-        self._outage: str | None = None  # not known yet; "" is none
+        self._outage: str | None = None  # "" is none; None: not looked up yet
         self._began_at = self._spoke_at = time.monotonic()
         # Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
         self._memory = context.get("task_state_store") if getattr(task, "reschedule", False) else None
 
     def look(self, hook: AepHook) -> FlowRun | None:
-        """Ask once; the run if it has ended. A run once found is stayed with.
+        """Ask once. Returns the run if it has ended; a run once found is kept.
 
-        An outage is no answer: the wait goes on, as it does in the triggerer.
+        An outage does not end the wait, here as in the triggerer.
 
         Raises:
             EntityNotFound: Adobe knows no such dataflow or run.
@@ -120,13 +121,13 @@ class RunWait:
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.queries import asked_thrice
+        from airflow_provider_aep.api.runs.selection import retry_refusals
 
         try:
             with hook.get_conn() as session:
-                # Each request once: the next look is the retry, and to tell of six tries at each would drown the rest.
+                # Send each request once: the next look is the retry, and six log lines for each would drown the rest.
                 session.settings = replace(session.settings, attempts=1)
-                run = session.run(asked_thrice(lambda: self._ask(session.settings)))
+                run = session.run(retry_refusals(lambda: self._ask(session.settings)))
         except PlatformUnavailable as trouble:
             self._note_outage(str(trouble))
             return None
@@ -137,10 +138,12 @@ class RunWait:
         if run is None:
             return None
         if run.dataflow_id not in ("", self.dataflow_id):
-            from airflow_provider_aep.api.runs.index import another_dataflows
+            from airflow_provider_aep.api.runs.selection import another_dataflows
 
             raise another_dataflows(run, self.dataflow_id)
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
+            from airflow_provider_aep.api.runs.selection import ended_text
+
             log.info("%s", ended_text(run) if run.has_ended else f"flow run {run.id}: {run.outcome}")
         if run.id != self.run_id:
             self._keep("run", run.id)
@@ -148,9 +151,9 @@ class RunWait:
         return run if run.has_ended else None
 
     def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
-        """The run as it is now, or None: there is none yet."""
+        """The run as it is now, or None if there is none yet."""
         from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-        from airflow_provider_aep.api.queries import find_run, look_for_run
+        from airflow_provider_aep.api.runs.selection import find_run, observe_run
         from airflow_provider_aep.api.runs.slots import fingerprint
 
         dataflow_id = DataflowId(self.dataflow_id)
@@ -159,44 +162,44 @@ class RunWait:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
         visibility_ms = int(settings.visibility_seconds * 1000)
         while True:
-            sight = yield from look_for_run(dataflow_id, self._aim_at, visibility_ms=visibility_ms)
-            self.aim, self._schedule = sight.aim, fingerprint(sight.dataflow.schedule)
-            if sight.ending is None:
-                return sight.run
-            self._end(sight.dataflow, sight.aim, sight.ending)
+            observation = yield from observe_run(dataflow_id, self._select, visibility_ms=visibility_ms)
+            self.selector, self._schedule = observation.selector, fingerprint(observation.dataflow.schedule)
+            if observation.no_run is None:
+                return observation.run
+            self._end(observation.dataflow, observation.selector, observation.no_run)
 
-    def _aim_at(self, dataflow: Dataflow) -> Aim:
+    def _select(self, dataflow: Dataflow) -> RunSelector:
         from airflow_provider_aep.api.provisioning.owner import owner_of, slots_since_ms
-        from airflow_provider_aep.api.runs.slots import Aim, aim_of, aim_of_one_time
+        from airflow_provider_aep.api.runs.slots import RunSelector, one_time_selector, selector_for
 
         if self._next_ms is not None:
-            return Aim(self._next_ms)
-        once = aim_of_one_time(dataflow.schedule)
+            return RunSelector(self._next_ms)
+        once = one_time_selector(dataflow.schedule)
         owner = owner_of(dataflow)
         if once and self.is_own and owner.startswith(self.marks):
-            # Its only slot is that of the DAG run that made it, whenever that is due and whatever its clock says.
+            # Its only slot belongs to the DAG run that created it, whenever that was due.
             owner = owner.partition(", run ")[2].partition(", map index ")[0]
             if owner == self.dag_run_id:
                 return once
             if self.window:
                 why = f"it exports once, and that was for DAG run {owner}: give it name='… {{{{ run_id }}}}'"
-                return Aim(self.after_ms, missing=why)
+                return RunSelector(self.after_ms, missing=why)
         if self.window is None:
-            return Aim(self.after_ms)
+            return RunSelector(self.after_ms)
         changed_ms = max(dataflow.schedule_changed_ms, slots_since_ms(dataflow))
-        return aim_of(dataflow.schedule, self.window, changed_ms)
+        return selector_for(dataflow.schedule, self.window, changed_ms)
 
-    def _end(self, dataflow: Dataflow, aim: Aim, end: Ending) -> None:
-        """No run will come: fail, skip, or aim at the next one.
+    def _end(self, dataflow: Dataflow, selector: RunSelector, no_run: NoRun) -> None:
+        """No run will come: fail, skip, or wait for the next one.
 
         Raises: see `look`.
         """
         from airflow_provider_aep.api.runs.slots import when
 
-        text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {end.why}"
-        if not end.is_slot:
+        text = f"dataflow {dataflow.name!r} ({dataflow.id}) has no flow run for this DAG run: {no_run.why}"
+        if not no_run.is_slot:
             raise NoRunWillCome(text)
-        following = aim.next_ms
+        following = selector.next_ms
         text += f"; the next slot is {when(following)}" if following else "; there is no next slot"
         if self.on_missing == "next":
             if following is None:
@@ -209,7 +212,7 @@ class RunWait:
             raise AirflowFailException(f"{text} (on_missing={self.on_missing!r})")
 
     def _note_outage(self, trouble: str) -> None:
-        """One line when an outage begins and one when it ends, not one for each look."""
+        """Log one line when an outage begins and one when it ends, not one for each look."""
         if self._outage is None:
             self._outage = self._recall("outage")
         if trouble and not self._outage:
@@ -221,10 +224,10 @@ class RunWait:
         self._outage = trouble
 
     def _keep(self, what: str, text: str) -> None:
-        """Remember it for the next poke.
+        """Keep a text for the next poke.
 
-        Without a memory each poke finds the earliest run anew, which is the same one unless Adobe lists an earlier one
-        late, and tells of an outage anew.
+        Without Airflow's store each poke finds the earliest run again, which is the same one unless Adobe lists an
+        earlier one late, and logs an outage again.
         """
         if self._memory is not None:
             self._memory.set(self._key(what), text)
@@ -240,20 +243,24 @@ class RunWait:
         return (self.seen.id, self.seen.raw_status, self.seen.outcome) if self.seen else None
 
     def __str__(self) -> str:
-        """What is waited for, as far as it is known."""
+        """For a log: which run it waits for, as far as that is known."""
+        from airflow_provider_aep.api.runs.selection import run_text
+
         return f"flow run {self.run_id}" if self.run_id else f"a {run_text(self.dataflow_id, *self._span())}"
 
     def _span(self) -> tuple[int, int | None]:
-        return (self.aim.since_ms, self.aim.until_ms) if self.aim else (self.after_ms, None)
+        return (self.selector.since_ms, self.selector.until_ms) if self.selector else (self.after_ms, None)
 
     def last_seen(self) -> str:
+        from airflow_provider_aep.api.runs.selection import seen_text
+
         return seen_text(self.dataflow_id, *self._span(), self.seen)
 
     def finish(self, run: FlowRun) -> dict[str, Any]:
-        """The flat dict of a run that has ended as it should.
+        """The flat dict of a run that ended as the user wants it.
 
         Raises:
-            AirflowFailException: it has not; waiting again would find the same run, so Airflow need not retry.
+            AirflowFailException: it did not; another try would find the same run, so Airflow need not retry.
             AirflowSkipException: the user wants such a run to skip the task.
         """
         decision = self.decisions.get(run.outcome, "fail")
@@ -279,7 +286,7 @@ class RunWait:
         push_result: bool = True,
         carry: dict[str, Any] | None = None,
     ) -> AepDataflowRunTrigger:
-        """The same wait for the triggerer; `deadline` in seconds since 1970 UTC."""
+        """This wait as a trigger; `deadline` is in seconds since 1970 UTC."""
         from airflow_provider_aep.triggers import AepDataflowRunTrigger
 
         succeed_on = [outcome for outcome, decision in self.decisions.items() if decision == "succeed"]
@@ -299,50 +306,11 @@ class RunWait:
         )
 
 
-def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRun | None) -> str:
-    """What was last seen, for whoever is woken by a time-out, and where to look next."""
-    if run:
-        status = f"status {run.raw_status!r}" if run.raw_status else "no status"
-        return (
-            f"flow run {run.id} of dataflow {dataflow_id} was last seen with {status}; clearing the task waits for it "
-            "again, a higher `timeout` waits longer"
-        )
-    return (
-        f"there is no {run_text(dataflow_id, after_ms, until_ms)}; look in Adobe whether the dataflow is enabled "
-        "and its schedule has begun and not ended"
-    )
-
-
-def ended_text(run: FlowRun) -> str:
-    """The end of a run with its figures, as far as Adobe gives them."""
-    figures = {
-        "records": run.output_records,
-        "bytes": run.output_bytes,
-        "files": run.output_files,
-        "seconds": (run.completed_ms - run.created_ms) // 1000 if run.completed_ms else None,
-    }
-    told = ", ".join(f"{number} {what}" for what, number in figures.items() if number is not None)
-    text = f"flow run {run.id} of dataflow {run.dataflow_id} has ended: {run.outcome}"
-    return f"{text} ({told})" if told else text
-
-
-def run_text(dataflow_id: str, after_ms: int, until_ms: int | None) -> str:
-    """The awaited run for a reader, as long as it is not known."""
-    text = f"run of dataflow {dataflow_id}"
-    if after_ms:
-        text += f" created at or after {_iso(after_ms)}"
-    return text + (f" and before {_iso(until_ms)}" if until_ms else "")
-
-
-def _iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds")
-
-
 def next_due_ms(task: Any, dag_run: Any) -> int | None:
-    """When the DAG run after this one is due, in milliseconds since 1970 UTC; None where there is none.
+    """When the next DAG run is due, in milliseconds since 1970 UTC; None if there is none.
 
-    Only the timetable knows, with its clock changes. That of the scheduler is asked, which is installed wherever tasks
-    run: 3.1 has it in the DAG, later versions make it from the DAG's.
+    Only the timetable knows, clock changes included. The scheduler's own is asked, which is installed wherever tasks
+    run: Airflow 3.1 has it in the DAG, later versions make it from the DAG's.
     """
     import pendulum
     from airflow.timetables.base import DataInterval, TimeRestriction
@@ -363,7 +331,7 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
         if isinstance(timetable, ContinuousTimetable):
             return None  # the next one is due as soon as this one has ended
         following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)
-    except Exception as error:  # a timetable of the user's own, which may want a database or its very own scheduler
+    except Exception as error:  # a custom timetable, which may need a database
         rule = f"the DAG's timetable does not tell when the next DAG run is due ({error!r}): give a moment"
         raise InvalidArgument("after", OWN_RUN, rule) from error
     if following is None or following.run_after <= dag_run.run_after:
@@ -372,14 +340,14 @@ def next_due_ms(task: Any, dag_run: Any) -> int | None:
 
 
 def read_event(event: Mapping[str, Any] | None) -> FlowRun:
-    """The run that a trigger's event tells of.
+    """The run in a trigger's event.
 
     Raises:
-        LookAgain: the dataflow or the slot has changed, so that the task has to decide anew.
-        WaitTimeout: it had not ended at the deadline.
+        LookAgain: the dataflow or its slots have changed, so that the task has to decide again.
+        WaitTimeout: the run had not ended at the deadline.
         ReplyError: Adobe refused the poll.
         AepError: the Airflow connection cannot be right.
-        ValueError: the event is none of ours, as after an update of one side only; trying again waits again.
+        ValueError: this version does not know the event; trying again waits again.
     """
     from airflow_provider_aep.api.entities import FlowRun
 
@@ -411,5 +379,5 @@ def deadline_after(timeout: float, execution_timeout: timedelta | None) -> float
 
 
 def backstop(deadline: float) -> timedelta:
-    """Airflow's own limit of the deferral, for the case that the trigger cannot keep its deadline."""
+    """Airflow's time-out of the deferral, for a trigger that cannot keep its deadline."""
     return timedelta(seconds=max(deadline - time.time(), 0) + BACKSTOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Wait for a flow run: on the worker, between reschedules, or deferred; with equal outcomes."""
+"""Wait for a flow run: on the worker, between reschedules, or deferred, with the same outcome."""
 
 from __future__ import annotations
 
@@ -47,42 +47,45 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     """Waits for a flow run of a dataflow to end and returns it as a flat dict.
 
     Without `run_id` it waits for the flow run of its own DAG run, or for the earliest one created at or after `after`,
-    and stays with that run; an older run never satisfies it. A run that has ended already costs no deferral.
+    and keeps to that run; an older run never satisfies it. If the run has already ended, the task does not defer.
 
-    A scheduled DAG run, catch-up and backfill included, owns the first slot of Adobe's schedule between the moment it
-    is due and the moment the next DAG run is due, up to Adobe's next slot: no two DAG runs get the same flow run,
+    A scheduled DAG run, catch-up and backfill included, owns one slot of Adobe's schedule: the first between the moment
+    it is due and the moment the next DAG run is due, up to Adobe's next slot. So no two DAG runs get the same flow run,
     however many wait at once. Every other DAG run (manual, by an asset, without a logical date) waits for the next one.
 
-    A dataflow that is unknown, disabled or past its end fails the task at once; a run under way is still waited for.
+    If the dataflow is unknown, disabled or past its end, the task fails at once, unless a run is under way.
 
-    The task fails without a retry for a run that failed, a refusal of Adobe's and a time-out: another try would meet
-    the same. An outage never ends the wait. `soft_fail` skips after a bad run and a time-out, `never_fail` after
-    whatever happens while waiting; an argument that cannot be right fails the task in any case.
+    After a failed run, a refusal by Adobe or a time-out the task fails without a retry, which would meet the same. An
+    outage never ends the wait. `soft_fail` skips after a bad run or a time-out, `never_fail` after any error while
+    waiting; a wrong argument fails the task in any case.
 
     :param dataflow_id: the dataflow (templated)
     :param run_id: exactly this run (templated)
-    :param after: "dag_run" (default): see above; or a datetime with a zone or its ISO 8601 text (templated), None for
-        any time: the earliest run from then on
-    :param on_missing: what it does to the task if Adobe has no run for its slot (before the first slot, after the end,
-        skipped while disabled): "skip" (default), "fail", or "next": wait for the next one, which the next DAG run may
-        get, too
+    :param after: "dag_run" (default), see above; or the earliest run from a moment on: a datetime with a zone, its ISO
+        8601 text, or None for any time (templated)
+    :param on_missing: what happens to the task if Adobe has no run for its slot (before the first slot, after the end,
+        or while disabled): "skip" (default), "fail", or "next" (wait for the next run, which the next DAG run may get,
+        too)
     :param on_failed: what a failed run does to the task: "fail" (default), "succeed" or "skip"
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
     :param deferrable: wait in the triggerer, without a worker slot; default `[operators] default_deferrable`
-    :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing runs after the
-        wait then: no outlet asset events, no callbacks or listeners on the worker, so none of the first two may be set
-    :param poke_interval: seconds between two polls at the most; the triggerer polls more often while a wait is young,
-        but never below `[aep] poll_floor_seconds` (60) or this, whichever is less
+    :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing on the worker
+        follows then: no asset events, no callbacks, no listeners. Outlets and success callbacks are refused
+    :param poke_interval: the longest time between two polls, in seconds; the triggerer polls more often while a wait is
+        young, but not more often than `[aep] poll_floor_seconds` (60), or than this if it is less
     :param timeout: seconds until the wait fails, in the triggerer too
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"run_id", "dataflow_id", "status", "created_at", "started_at", "completed_at", "input_records",
-    "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}.
+    "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}: times as
+    ISO 8601 text in UTC, a number that Adobe does not give as None.
 
     Raises:
-        InvalidArgument: an argument cannot be right; at construction where it is literal.
+        InvalidArgument: an argument cannot be right; a literal one when the DAG is parsed.
+
+    Source: GET /runs in https://developer.adobe.com/experience-platform-apis/references/destinations/
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
@@ -144,7 +147,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         }
         for argument, is_set in follows.items():
             if is_set:
-                rule = f"ends the task in the triggerer, where {argument} would be left out in silence"
+                rule = f"ends the task in the triggerer, where {argument} would be ignored silently"
                 raise InvalidArgument("end_in_triggerer", True, rule)
 
     def execute(self, context: Context) -> Any:
@@ -180,7 +183,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         wait = self._current_wait(context)
         if run:
             return wait.finish(run)
-        if time.time() >= deadline:  # the look itself may take long in an outage
+        if time.time() >= deadline:  # in an outage the look itself may take long
             raise AirflowSensorTimeout
         self.log.info("waiting in the triggerer for %s", wait)
         self.defer(

@@ -1,4 +1,4 @@
-"""The wait for a flow run in the triggerer: reads only, polls with all others, ends by its deadline."""
+"""The wait for a flow run in the triggerer: it only reads, shares one poll with others, and ends by its deadline."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, is_known_status
+from airflow_provider_aep.api.runs.selection import ended_text, run_text, seen_text
 from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.run_poller import subscribe
-from airflow_provider_aep.run_wait import ended_text, run_text, seen_text
 from airflow_provider_aep.subscription import Subscription, WaitIsOver
 
 __all__ = ["AepDataflowRunTrigger"]
 
-#: A trigger that is loaded after its deadline, as after a long outage of the triggerer, still has so long to look.
+#: How long a trigger may still look that is loaded after its deadline, as after a long outage of the triggerer.
 LAST_LOOK_SECONDS = 15
-#: So often a wait says that it is alive, where nothing changes.
+#: While nothing changes, a wait logs a sign of life this often.
 SIGN_OF_LIFE_SECONDS = 3600.0
-#: Adobe asks for slow polling; a `poke_interval` of nothing must not become a poll that never pauses.
+#: Even a `poke_interval` of nothing must not become a poll that never pauses.
 SHORTEST_POLL_SECONDS = 1
 
 
@@ -33,15 +33,17 @@ class AepDataflowRunTrigger(BaseTrigger):
     """Waits for a flow run: the given one, or the earliest created at or after `after_ms`.
 
     All arguments are JSON. `after_ms` and `until_ms` (before which the run must be created) are in milliseconds since
-    1970 UTC, `schedule` is what `slots.fingerprint` said when the task aimed, `deadline` is in seconds since 1970 UTC,
+    1970 UTC, `schedule` is the `slots.fingerprint` that the task saw, `deadline` is in seconds since 1970 UTC,
     `poll_seconds` is the longest time between two polls; the shortest is `[aep] poll_floor_seconds`. `succeed_on` lists
-    outcomes ("success", "empty" …) that end the task right here, without a worker. `carry` comes back in the event as
-    it is; what `defer(kwargs=…)` is given would be lost in `dag.test()`.
+    outcomes ("success", "empty" …) that end the task here, without a worker. `carry` comes back in the event as it is;
+    `dag.test()` would lose what `defer(kwargs=…)` is given.
 
     Yields one event: {"version": 1, "status": …, "carry": {…}} with "ended" and "run", "timeout" and "seen", "look",
     "why" and "deadline" (the dataflow or the slot has changed: the task decides anew), "error" and "error" (see
     `ReplyError.as_event`), or "invalid" and "error" (a text). Nothing is created, changed or cancelled
     at Adobe, whatever becomes of the task: Adobe has no call that cancels a run.
+
+    Source: GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class AepDataflowRunTrigger(BaseTrigger):
             async with asyncio.timeout(seconds_left if seconds_left > 0 else LAST_LOOK_SECONDS) as limit:
                 run = await self._ended_run()
         except TimeoutError:
-            if not limit.expired():  # somebody else's, such as that of a look-up
+            if not limit.expired():  # another one, such as that of a look-up
                 raise
             seen = seen_text(self.dataflow_id, self.after_ms, self.until_ms, self._seen)
             return self._told(status="timeout", seen=seen)
@@ -110,16 +112,16 @@ class AepDataflowRunTrigger(BaseTrigger):
             return self._told(status="look", why=str(over), deadline=self.deadline)
         except ReplyError as error:
             return self._told(status="error", error=error.as_event())
-        except AepError as error:  # from the connection: cannot be right, whoever tries again
+        except AepError as error:  # from the connection, which another try would find as wrong
             return self._told(status="invalid", error=str(error))
         if run.outcome in (self.succeed_on or ()) and (not self.push_result or await self._push(run.summary())):
             return TaskSuccessEvent()
         return self._told(status="ended", run=run.as_event())
 
     async def _push(self, result: dict[str, Any]) -> bool:
-        """Push what the task returns, as a worker would. Returns whether that was possible; otherwise a worker has to.
+        """Push what the task returns, as a worker would. Returns whether that was possible; if not, a worker has to.
 
-        What a `TaskSuccessEvent` is given the scheduler stores as JSON text, which comes out as text, not as a dict.
+        The scheduler would store what a `TaskSuccessEvent` carries as JSON text, which comes back as text.
         """
         ti = self.task_instance
         if ti is None:  # `dag.test()`
@@ -155,9 +157,9 @@ class AepDataflowRunTrigger(BaseTrigger):
             schedule=self.schedule,
             floor_seconds=floor_seconds,
             ceiling_seconds=max(self.poll_seconds, SHORTEST_POLL_SECONDS),
-        ) as wait:
+        ) as subscription:
             while True:
-                news = await self._news(wait)
+                news = await self._news(subscription)
                 if isinstance(news, str):
                     self.log.warning("%s", news)
                     continue
@@ -171,16 +173,16 @@ class AepDataflowRunTrigger(BaseTrigger):
                 else:
                     self.log.warning("flow run %s has a status that Adobe does not document: %r", run.id, state)
 
-    async def _news(self, wait: Subscription) -> FlowRun | str:
-        """What changes next; a sign of life once an hour meanwhile."""
+    async def _news(self, subscription: Subscription) -> FlowRun | str:
+        """The next change; a sign of life once an hour until it comes."""
         while True:
             try:
                 async with asyncio.timeout(SIGN_OF_LIFE_SECONDS) as sign:
-                    return await wait.change()
+                    return await subscription.next_change()
             except TimeoutError:
                 if not sign.expired():
                     raise
-                self.log.info("still waiting for %s; %s", self._awaited(), wait.age_text())
+                self.log.info("still waiting for %s; %s", self._awaited(), subscription.age_text())
 
     def _awaited(self) -> str:
         if self._seen:

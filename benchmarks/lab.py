@@ -35,7 +35,7 @@ class Row(NamedTuple):
     values: dict[str, list[float]]  # subject -> one value for each repetition
 
 
-class Window(NamedTuple):
+class DagRunWindow(NamedTuple):
     """One interval of the steady state."""
 
     seconds: float
@@ -51,7 +51,7 @@ class Sample(NamedTuple):
     subject: str
     n: int
     interval: float
-    windows: list[Window]
+    windows: list[DagRunWindow]
     rss: int
     lags: list[float]
     most_open: int
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
     lag_firing: float  # the longest, while all fire
     faults: str
 
-    def checks(self, window: Window) -> int:
+    def checks(self, window: DagRunWindow) -> int:
         """How many times the state of a wait was learned."""
         match SUBJECTS[self.subject].request_tells:
             case "one wait":
@@ -259,7 +259,7 @@ class Lab:
                     time.sleep(interval)
                     mark, before, old = child.ask("", "cpu"), service.ask(), (mark, before)
                     windows.append(
-                        Window(
+                        DagRunWindow(
                             mark["now"] - old[0]["now"],
                             *(before[key] - old[1][key] for key in ("requests", "connections", "bursts")),
                             mark["cpu"] - old[0]["cpu"],

@@ -24,7 +24,7 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))
 #: What a test file imports if it goes through Airflow.
 THROUGH_AIRFLOW = re.compile(
     r"^ *(from|import) (airflow\.|airflow_provider_aep import|airflow_provider_aep\.(hooks|operators|sensors|tasks|"
-    r"triggers|waiting|watch)\b|tests\.(adobe|airflow_places|dag_runs|real_airflow)\b)",
+    r"triggers|run_wait|run_poller)\b|tests\.(adobe\.served|airflow_places|dag_runs|real_airflow|tasks)\b)",
     re.MULTILINE,
 )
 #: On an older Airflow its own warnings, and those of its dependencies, are no news; those that this package causes are.

@@ -16,10 +16,10 @@ from airflow_provider_aep.api.entities import (
     FlowRunId,
     RunError,
     RunStatus,
-    earliest_run,
     is_known_status,
     run_status,
 )
+from airflow_provider_aep.api.runs.selection import earliest_run
 
 RUN = FlowRun(FlowRunId("r"), DataflowId("f"), RunStatus.SUCCEEDED, "success", created_ms=1658340453699)
 NUMBERS = st.none() | st.integers(0, 10**15)

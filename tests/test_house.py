@@ -55,7 +55,7 @@ TABLE: dict[str, set[str]] = {
         "api.auth",
     },
     # several requests: nothing here knows a session
-    "api.queries": {*REQUEST, "api.runs.slots", "api.auth", "api.wire"},
+    "api.queries": {*REQUEST, "api.auth", "api.wire"},
     "api.provisioning.__init__": set(),
     # in this order, each may import those before it
     **{
@@ -69,8 +69,9 @@ TABLE: dict[str, set[str]] = {
     },
     "api.runs.__init__": set(),
     "api.runs.slots": LEAVES,
-    "api.runs.index": {*LEAVES, "api.wire"},
-    "api.runs.poll": {*REQUEST, "api.runs.index", "api.queries", "api.wire"},
+    "api.runs.selection": {*REQUEST, "api.runs.slots", "api.queries", "api.wire"},
+    "api.runs.index": {*LEAVES, "api.runs.selection", "api.wire"},
+    "api.runs.poll": {*REQUEST, "api.runs.index", "api.wire"},
     # Airflow's side
     "airflow_connection": {"api", *PUBLIC_LEAVES},
     "hooks": {"airflow_connection", "arguments", "api", *PUBLIC_LEAVES},
@@ -79,7 +80,7 @@ TABLE: dict[str, set[str]] = {
     "arguments": LEAVES,
     "tasks": {"arguments", "hooks", "api", *PUBLIC_LEAVES},
     "run_wait": {"arguments", "hooks", "triggers", "api", *PUBLIC_LEAVES},
-    "triggers": {"subscription", "run_poller", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
+    "triggers": {"subscription", "run_poller", "hooks", "api", *PUBLIC_LEAVES},
     "operators.__init__": {f"operators.{name}" for name in OPERATORS},
     **{
         f"operators.{name}": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES}
@@ -181,14 +182,27 @@ def test_httpx_and_tenacity_can_be_replaced_in_two_files(module: str) -> None:
     assert not {name for name, users in THIRD_PARTY.items() if name in names and module not in users}
 
 
-def test_no_two_modules_load_one_another() -> None:
-    def reach(module: str, seen: tuple[str, ...]) -> None:
-        assert module not in seen, " -> ".join([*seen, module])
-        for each in ours(module, at_start=True):
-            reach(each, (*seen, module))
+def test_no_circle_and_none_hidden_in_a_function() -> None:
+    done: set[str] = set()
 
-    for module in TABLE:
+    def reach(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for each in ours(module):
+                reach(each, (*path, module))
+            done.add(module)
+
+    for module in modules():
         reach(module, ())
+
+
+def test_no_two_classes_have_one_name() -> None:
+    where: dict[str, list[str]] = {}
+    for path in map(path_of, modules()):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: paths for name, paths in where.items() if len(paths) > 1}
 
 
 @pytest.mark.parametrize("module", [*(f"operators.{name}" for name in OPERATORS), "sensors"])

@@ -8,7 +8,8 @@ import pytest
 
 from airflow_provider_aep.api.calls import list_page
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.queries import all_items, check_access, find_run, list_datasets, list_runs
+from airflow_provider_aep.api.queries import all_items, check_access, list_datasets, list_runs
+from airflow_provider_aep.api.runs.selection import find_run
 from airflow_provider_aep.emulator.datasets import SEEDED
 from airflow_provider_aep.errors import EntityNotFound, InvalidArgument, UnexpectedReply
 from tests.adobe.in_process import Adobe

@@ -13,8 +13,8 @@ import pytest
 
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.desired import ExportIds
-from airflow_provider_aep.api.queries import Sight, look_for_run
-from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of
+from airflow_provider_aep.api.runs.selection import RunObservation, observe_run
+from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector, selector_for
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AepError, AmbiguousName, EntityExists, EntityNotFound
 from tests.adobe.in_process import Adobe
@@ -318,15 +318,15 @@ class Scene:
         run.update(members)
         return str(run["id"])
 
-    def look(self, slot: int, now: float) -> Sight:
+    def look(self, slot: int, now: float) -> RunObservation:
         """What the DAG run of a slot finds, at a moment of Adobe's."""
         self.adobe.now = now
-        window = Window(int(self.at(slot) * 1000), int(self.at(slot + 3) * 1000))
+        window = DagRunWindow(int(self.at(slot) * 1000), int(self.at(slot + 3) * 1000))
 
-        def aim_at(dataflow: Any) -> Aim:
-            return aim_of(dataflow.schedule, window)
+        def aim_at(dataflow: Any) -> RunSelector:
+            return selector_for(dataflow.schedule, window)
 
-        sight: Sight = self.perform(look_for_run(DataflowId(self.flow["id"]), aim_at, visibility_ms=LAG_MS))
+        sight: RunObservation = self.perform(observe_run(DataflowId(self.flow["id"]), aim_at, visibility_ms=LAG_MS))
         return sight
 
     def perform(self, procedure: Any) -> Any:
@@ -346,8 +346,8 @@ def scene() -> Scene:
     return Scene()
 
 
-def found(sight: Sight) -> str | None:
-    assert sight.ending is None
+def found(sight: RunObservation) -> str | None:
+    assert sight.no_run is None
     return sight.run.id if sight.run else None
 
 
@@ -368,16 +368,16 @@ def test_a_run_that_begins_after_the_next_slot(scene: Scene) -> None:
     """Its DAG run has no run, so that `on_missing` decides; the next DAG run is given it."""
     late = scene.run(6, 60)
     sight = scene.look(3, scene.at(6, 20))
-    assert sight.ending
-    assert sight.ending.is_slot
+    assert sight.no_run
+    assert sight.no_run.is_slot
     assert found(scene.look(6, scene.at(7))) == late
 
 
 def test_a_run_that_lists_show_after_the_next_slot(scene: Scene) -> None:
     """By more than `visibility_seconds`: `on_missing` decides. Cleared later, the task finds it."""
     sight = scene.look(3, scene.at(6, 11))
-    assert sight.ending
-    assert sight.ending.is_slot
+    assert sight.no_run
+    assert sight.no_run.is_slot
     last = scene.run(6, -1)
     assert found(scene.look(3, scene.at(7))) == last
 
@@ -388,15 +388,15 @@ def test_a_run_that_names_another_dataflow(scene: Scene, member: dict[str, str])
     scene.adobe.filters = False
     scene.run(3, 5, **member)
     assert found(scene.look(3, scene.at(4))) is None
-    assert scene.look(3, scene.at(6, 20)).ending
+    assert scene.look(3, scene.at(6, 20)).no_run
 
 
 def test_a_disabled_dataflow_that_runs_all_the_same(scene: Scene) -> None:
     """The wait has ended by then. Cleared, the task finds the run."""
     scene.flow["state"] = "disabled"
     sight = scene.look(3, scene.at(3, 60))
-    assert sight.ending
-    assert "it is disabled" in sight.ending.why
+    assert sight.no_run
+    assert "it is disabled" in sight.no_run.why
     run = scene.run(3, 300)
     assert found(scene.look(3, scene.at(4))) == run
 
@@ -407,9 +407,9 @@ def test_without_adobes_date_this_machines_time_counts(scene: Scene, dated: bool
     scene.dated = dated
     ends = int(time.time() * 1000) - LAG_MS - 1000
     scene.adobe.now = ends / 1000 - 600
-    aim = Aim(ends - 1, ends)
-    sight = scene.perform(look_for_run(DataflowId(scene.flow["id"]), lambda _flow: aim, visibility_ms=LAG_MS))
-    assert bool(sight.ending) is is_over
+    aim = RunSelector(ends - 1, ends)
+    sight = scene.perform(observe_run(DataflowId(scene.flow["id"]), lambda _flow: aim, visibility_ms=LAG_MS))
+    assert bool(sight.no_run) is is_over
 
 
 def test_default_folders_that_adobe_spells_in_its_own_way() -> None:

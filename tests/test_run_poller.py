@@ -39,7 +39,7 @@ from tests.conftest import settings_for_tests
 
 async def change(wait: Subscription) -> FlowRun:
     """The next change of its run; notices of outages are passed over."""
-    while isinstance(news := await wait.change(), str):
+    while isinstance(news := await wait.next_change(), str):
         pass
     return news
 
@@ -414,15 +414,17 @@ def test_ten_thousand_that_end_at_once_are_woken_a_few_at_a_time() -> None:
         nonlocal most
         watch = RunPoller(("", "", "", ""), never, Capabilities())
         waits = [
-            Subscription(DataflowId("x"), 0, FlowRunId(str(number)), floor_seconds=1, ceiling_seconds=1, joined_at=0)
+            Subscription(
+                DataflowId("x"), 0, FlowRunId(str(number)), floor_seconds=1, ceiling_seconds=1, subscribed_at=0
+            )
             for number in range(10_000)
         ]
         for wait in waits:
-            watch.join(wait)
+            watch.subscribe(wait)
         ends = [asyncio.create_task(one(wait)) for wait in waits]
         await asyncio.sleep(1)
         run = {"id": "", "flowId": "x", "metrics": {"statusSummary": {"status": "success"}}}
-        watch._watched.settle(Batch(runs={"": list(waits)}), [run])
+        watch._index.take_answer(Batch(runs={"": list(waits)}), [run])
         while done < len(waits):
             before = done
             await asyncio.sleep(0)
@@ -757,10 +759,10 @@ def test_an_outage_is_told_to_each_wait_once_and_its_end(night: Night) -> None:
     async def work() -> list[str]:
         told: list[str] = []
         async with night.wait(night.start(), ceiling=60) as wait:
-            await wait.change()
+            await wait.next_change()
             night.adobe.platform.faults.status("GET /runs", 503, times=4)
             while True:
-                news = await wait.change()
+                news = await wait.next_change()
                 if not isinstance(news, str):
                     return told
                 told.append(news)

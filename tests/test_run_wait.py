@@ -14,10 +14,11 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId, RunError, RunStatus
+from airflow_provider_aep.api.runs.selection import seen_text
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.errors import AccessDenied, AepError, EntityNotFound, RequestRefused
 from airflow_provider_aep.hooks import AepHook
-from airflow_provider_aep.run_wait import RunWait, WaitTimeout, backstop, deadline_after, read_event, seen_text
+from airflow_provider_aep.run_wait import RunWait, WaitTimeout, backstop, deadline_after, read_event
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe.in_process import Adobe
 from tests.exports import desired
@@ -99,7 +100,7 @@ def test_airflows_own_limit_comes_later() -> None:
 
 def test_a_time_out_says_what_was_seen_and_where_to_look() -> None:
     text = seen_text("flow-1", 1767225600000, None, None)
-    assert "no run of dataflow flow-1 created at or after 2026-01-01T00:00:00+00:00" in text
+    assert "no run of dataflow flow-1 created at or after 2026-01-01T00:00:00Z" in text
     assert "whether the dataflow is enabled" in text
     assert seen_text("flow-1", 0, None, RUN) == (
         "flow run run-1 of dataflow flow-1 was last seen with status 'Failed'; clearing the task waits for it again, a "

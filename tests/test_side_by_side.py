@@ -19,7 +19,7 @@ import pytest
 from airflow_provider_aep.api.calls import list_page
 from airflow_provider_aep.api.effects import Call, Procedure, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.runs.index import PART, Capabilities, PendingRun, RunIndex
+from airflow_provider_aep.api.runs.index import BATCH_SIZE, Capabilities, PendingRun, RunIndex
 from airflow_provider_aep.api.runs.poll import ABREAST, poll
 from airflow_provider_aep.api.session import AsyncSession, Session
 from airflow_provider_aep.errors import AccessDenied, PlatformUnavailable
@@ -96,7 +96,7 @@ def test_each_part_of_a_poll_is_asked_for_once_by_threads(run: Runner) -> None:
     """Six lines of work share what is to be asked; the worker's session runs them in threads."""
     for _ in range(20):
         watched = RunIndex(Capabilities(), lambda _: None)
-        ids = [f"run-{number:05d}" for number in range((ABREAST + 1) * PART)]
+        ids = [f"run-{number:05d}" for number in range((ABREAST + 1) * BATCH_SIZE)]
         for run_id in ids:
             watched.add(PendingRun(DataflowId("flow"), 0, FlowRunId(run_id)))
         canned = answers(run, slowly(EMPTY))

@@ -13,8 +13,9 @@ from airflow.sdk import DAG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus, earliest_run
-from airflow_provider_aep.api.runs.slots import Aim, Window, aim_of, aim_of_one_time, ending, fingerprint
+from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus
+from airflow_provider_aep.api.runs.selection import earliest_run, why_no_run
+from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector, fingerprint, one_time_selector, selector_for
 from airflow_provider_aep.run_wait import next_due_ms
 from tests.airflow_places import (
     CronDataIntervalTimetable,
@@ -58,11 +59,11 @@ schedules = st.builds(
 @settings(max_examples=300)
 @given(schedules, st.integers(0, 60), st.integers(1, 30))
 def test_the_slot_of_each_dag_run_is_that_of_the_oracle(found: dict[str, Any], first_h: int, step_h: int) -> None:
-    windows = [Window((first_h + n * step_h) * HOUR, (first_h + (n + 1) * step_h) * HOUR) for n in range(12)]
+    windows = [DagRunWindow((first_h + n * step_h) * HOUR, (first_h + (n + 1) * step_h) * HOUR) for n in range(12)]
     every = slots_of(found, 2_000 * HOUR)
     taken = []
     for window in windows:
-        aim = aim_of(found, window)
+        aim = selector_for(found, window)
         own = [slot for slot in every if window.start_ms <= slot < (window.end_ms or 0)]
         later = [slot for slot in every if slot >= window.start_ms]
         if own:
@@ -91,11 +92,11 @@ def test_no_two_dag_runs_get_the_same_flow_run(
         FlowRun(FlowRunId(f"r{n}"), FLOW, RunStatus.SUCCEEDED, created_ms=minute * 60_000)
         for n, minute in enumerate(made)
     ]
-    windows = [Window(n * step_h * HOUR, (n + 1) * step_h * HOUR) for n in range(20)]
+    windows = [DagRunWindow(n * step_h * HOUR, (n + 1) * step_h * HOUR) for n in range(20)]
     chance.shuffle(windows)
     taken = []
     for window in windows:
-        aim = aim_of(found, window)
+        aim = selector_for(found, window)
         if not aim.missing:
             run = earliest_run(runs, dataflow_id=FLOW, since_ms=aim.since_ms, until_ms=aim.until_ms)
             in_slot = [each for each in runs if aim.since_ms <= each.created_ms < (aim.until_ms or 10**15)]
@@ -128,9 +129,9 @@ def test_no_two_dag_runs_get_the_same_flow_run_while_the_schedule_changes(
         due = [slot for slot in slots_of(found, until) if slot >= since]
         runs += [slot + chance.randint(0, 10) * 60_000 for slot, skip in zip(due, skipped, strict=False) if not skip]
 
-    def look(window: Window, now_ms: int) -> FlowRun | None:
+    def look(window: DagRunWindow, now_ms: int) -> FlowRun | None:
         changed_ms, found = next(each for each in reversed(history) if each[0] <= now_ms)
-        aim = aim_of(found, window, changed_ms)
+        aim = selector_for(found, window, changed_ms)
         listed = [
             FlowRun(FlowRunId(f"r{n}"), FLOW, RunStatus.SUCCEEDED, created_ms=created)
             for n, created in enumerate(runs)
@@ -142,7 +143,7 @@ def test_no_two_dag_runs_get_the_same_flow_run_while_the_schedule_changes(
     owners: dict[str, int] = {}
     for _ in range(60):
         number = chance.randint(0, 200 // step_h)
-        window = Window(number * step_h * HOUR, (number + 1) * step_h * HOUR)
+        window = DagRunWindow(number * step_h * HOUR, (number + 1) * step_h * HOUR)
         run = look(window, window.start_ms + chance.randint(0, 60) * HOUR)
         if run:
             assert owners.setdefault(run.id, number) == number
@@ -156,16 +157,19 @@ def test_a_run_of_no_known_dataflow_is_never_meant() -> None:
 
 def test_a_one_time_export_has_one_slot() -> None:
     once = schedule(5, 0, "day")
-    assert aim_of_one_time(once) == Aim(5 * HOUR)
-    assert aim_of_one_time(schedule(5, 3)) is None
-    assert aim_of(once, Window(4 * HOUR, 6 * HOUR)) == Aim(5 * HOUR)
-    assert aim_of(once, Window(6 * HOUR, 8 * HOUR)).missing
-    assert "its first slot is later" in aim_of(once, Window(0, HOUR)).missing
+    assert one_time_selector(once) == RunSelector(5 * HOUR)
+    assert one_time_selector(schedule(5, 3)) is None
+    assert selector_for(once, DagRunWindow(4 * HOUR, 6 * HOUR)) == RunSelector(5 * HOUR)
+    assert selector_for(once, DagRunWindow(6 * HOUR, 8 * HOUR)).missing
+    assert "its first slot is later" in selector_for(once, DagRunWindow(0, HOUR)).missing
 
 
 def test_texts_and_twenty_four_hours_are_read_and_an_unknown_schedule_leaves_the_window() -> None:
-    assert aim_of({"startTime": "3600", "interval": "24", "timeUnit": "hour"}, Window(0, DAY)).until_ms == HOUR + DAY
-    assert aim_of({}, Window(5, 9)) == Aim(5, 9, 9)
+    assert (
+        selector_for({"startTime": "3600", "interval": "24", "timeUnit": "hour"}, DagRunWindow(0, DAY)).until_ms
+        == HOUR + DAY
+    )
+    assert selector_for({}, DagRunWindow(5, 9)) == RunSelector(5, 9, 9)
     assert fingerprint({"startTime": "7", "interval": "3", "timeUnit": "HOUR", "endTime": ""}) == [7, 10_800, None]
 
 
@@ -187,7 +191,7 @@ def test_when_no_run_is_to_be_expected(
     members: dict[str, Any], until_ms: int | None, why: str | None, is_slot: bool
 ) -> None:
     flow = Dataflow("f", "name", "spec", **{"state": "enabled", **members})
-    end = ending(flow, since_ms=HOUR, until_ms=until_ms, now_ms=5 * HOUR + 10_000, visibility_ms=10_000)
+    end = why_no_run(flow, since_ms=HOUR, until_ms=until_ms, now_ms=5 * HOUR + 10_000, visibility_ms=10_000)
     assert (end is None) == (why is None)
     if end and why:
         assert end.why.startswith(why)

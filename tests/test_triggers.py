@@ -176,13 +176,13 @@ def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: ServedAdobe)
     flow = adobe.dataflow("cancelled")
     adobe.run(flow, ended=False)
 
-    def watches() -> int:
-        return sum(each.get_name() == "aep-watch" for each in asyncio.all_tasks())
+    def pollers() -> int:
+        return sum(each.get_name() == "aep-run-poller" for each in asyncio.all_tasks())
 
     async def scene() -> None:
         tasks = [asyncio.ensure_future(events_of(trigger(flow))) for _ in range(3)]
         await asyncio.sleep(0.8)
-        assert watches() == 1
+        assert pollers() == 1
         tasks[0].cancel()
         adobe.advance(200)
         for each in tasks[1:]:
@@ -190,14 +190,14 @@ def test_a_trigger_that_is_cancelled_leaves_the_others_alone(adobe: ServedAdobe)
             assert event.payload["status"] == "ended"
         assert tasks[0].cancelled()
         await asyncio.sleep(0.1)
-        assert watches() == 0
+        assert pollers() == 0
 
         last = asyncio.ensure_future(events_of(trigger("another")))
         await asyncio.sleep(0.6)
         last.cancel()
         await asyncio.sleep(0.1)
         asked = len(adobe.requests())
-        assert watches() == 0
+        assert pollers() == 0
         await asyncio.sleep(1.2)
         assert len(adobe.requests()) == asked
 

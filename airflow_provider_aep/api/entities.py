@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 DatasetId = NewType("DatasetId", str)
 BaseConnectionId = NewType("BaseConnectionId", str)
@@ -231,30 +231,3 @@ class FlowRun:
 
 def _iso(moment_ms: int | None) -> str | None:
     return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="milliseconds") if moment_ms else None
-
-
-def is_meant(dataflow: str, created_ms: int, *, of: str, since_ms: int, until_ms: int | None) -> bool:
-    """Whether a run is of the dataflow `of` and was created at or after `since_ms` and before `until_ms`.
-
-    A run that names no dataflow is of none.
-    """
-    return dataflow == of and since_ms <= created_ms and (until_ms is None or created_ms < until_ms)
-
-
-def earliest_run(
-    runs: Iterable[FlowRun], *, dataflow_id: DataflowId, since_ms: int, until_ms: int | None = None
-) -> FlowRun | None:
-    """The earliest run of a dataflow in a span of time, finished or not.
-
-    Earliest, not latest: clearing yesterday's task finds yesterday's run. A failed run is returned as well: passing
-    over it in silence would make the task wait for the next slot.
-    """
-    return min(
-        (
-            run
-            for run in runs
-            if is_meant(run.dataflow_id, run.created_ms, of=dataflow_id, since_ms=since_ms, until_ms=until_ms)
-        ),
-        key=lambda run: (run.created_ms, run.id),
-        default=None,
-    )

@@ -6,39 +6,25 @@ import difflib
 import fnmatch
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
 from airflow_provider_aep.api.calls import DATAFLOWS, Collection
-from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun, FlowRunId, earliest_run
-from airflow_provider_aep.api.runs.slots import Aim, Ending, aim_of_one_time, ending, when
+from airflow_provider_aep.api.effects import Call, Procedure
+from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
 from airflow_provider_aep.errors import (
-    EntityNotFound,
     InvalidArgument,
     ReplyError,
     RequestRefused,
     UnexpectedReply,
 )
 
-__all__ = [
-    "all_items",
-    "check_access",
-    "dataflows_of",
-    "find_run",
-    "list_dataflows",
-    "list_datasets",
-    "list_runs",
-    "look_for_run",
-]
+__all__ = ["all_items", "check_access", "dataflows_of", "list_dataflows", "list_datasets", "list_runs", "reaches_back"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-#: Seconds between the three times that a refused look is tried.
-REFUSAL_PAUSES = (1.0, 3.0)
 
 
 def all_items(
@@ -157,73 +143,7 @@ def _step_of(error: ReplyError) -> str:
     return "The Flow Service right" if isinstance(error, RequestRefused) else "The way to Adobe"
 
 
-def find_run(
-    dataflow: DataflowId, *, run: FlowRunId | None = None, since_ms: int = 0, until_ms: int | None = None
-) -> Procedure[FlowRun | None]:
-    """The awaited run of a dataflow as it is now: the given one, or the earliest created from `since_ms` to `until_ms`.
-
-    None means that there is no such run yet; `GET /runs` is empty until the first slot of a schedule.
-    """
-    if run:
-        return (yield from calls.get_run(run))
-    items = yield from all_items(
-        calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: _reaches_back(items, since_ms)
-    )
-    return earliest_run(map(read_flow_run, items), dataflow_id=dataflow, since_ms=since_ms, until_ms=until_ms)
-
-
-class Sight(NamedTuple):
-    """What one look for a run has shown: the run, or why none will come, or neither: the wait goes on."""
-
-    dataflow: Dataflow
-    aim: Aim
-    run: FlowRun | None = None
-    ending: Ending | None = None
-
-
-def look_for_run(dataflow: DataflowId, aim_at: Callable[[Dataflow], Aim], *, visibility_ms: int) -> Procedure[Sight]:
-    """One look at a dataflow and the run of it that is aimed at; `visibility_ms`: how late lists may show a run.
-
-    Raises:
-        EntityNotFound: Adobe knows no such dataflow, so no run will come.
-    """
-    found = yield from calls.get_dataflow(dataflow)
-    aim = aim_at(found)
-    if aim.missing:
-        run = (yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)) if aim.until_ms else None
-        return Sight(found, aim, run, None if run else Ending(aim.missing, is_slot=True))
-    now_ms: int = yield ServerTime()  # of before the runs are read, so that none can be overlooked between the two
-    run = yield from find_run(dataflow, since_ms=aim.since_ms, until_ms=aim.until_ms)
-    if run:
-        return Sight(found, aim, run)
-    end = ending(found, since_ms=aim.since_ms, until_ms=aim.until_ms, now_ms=now_ms, visibility_ms=visibility_ms)
-    once = aim_of_one_time(found.schedule)
-    if end is None and once and once.since_ms < aim.since_ms:
-        earlier = yield from find_run(dataflow, until_ms=aim.since_ms)
-        if earlier:
-            why = f"it exports once, and did so with flow run {earlier.id}, created at {when(earlier.created_ms)}"
-            end = Ending(f"{why}: give each export a name of its own, such as name='… {{{{ run_id }}}}'", is_slot=False)
-    return Sight(found, aim, ending=end)
-
-
-def asked_thrice(look: Callable[[], Procedure[T]]) -> Procedure[T]:
-    """A look that is refused is tried twice more, since one refusal may be a gateway's whim; the triggerer does so too.
-
-    Raises:
-        RequestRefused: the third time, or at once where it is about the entity itself (404).
-    """
-    for seconds in REFUSAL_PAUSES:
-        try:
-            return (yield from look())
-        except EntityNotFound:
-            raise
-        except RequestRefused as refusal:
-            log.info("%s; asking again in %.0f s", refusal, seconds)
-            yield Sleep(seconds)
-    return (yield from look())
-
-
-def _reaches_back(items: Sequence[Mapping[str, Any]], since_ms: int) -> bool:
+def reaches_back(items: Sequence[Mapping[str, Any]], since_ms: int) -> bool:
     """Whether a page that Adobe has really put newest first ends before `since_ms`."""
     return bool(items) and int(items[-1].get("createdAt") or 0) < since_ms and _is_newest_first(items)
 
@@ -263,7 +183,7 @@ def list_runs(dataflow: DataflowId, *, since_ms: int = 0, limit: int | None = No
 
     def enough(items: list[dict[str, Any]]) -> bool:
         ours = [item for item in items if item.get("flowId") == dataflow]
-        return _reaches_back(items, since_ms) or (limit is not None and len(ours) >= limit and _is_newest_first(items))
+        return reaches_back(items, since_ms) or (limit is not None and len(ours) >= limit and _is_newest_first(items))
 
     items = yield from all_items(calls.list_runs(f"flowId=={dataflow}"), enough=enough)
     runs = [run for run in map(read_flow_run, items) if run.dataflow_id == dataflow and run.created_ms >= since_ms]

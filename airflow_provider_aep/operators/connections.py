@@ -45,7 +45,7 @@ class AepCreateBaseConnectionOperator(AepSetupOperator):
 
     Raises:
         InvalidArgument: an argument cannot be right, or the Airflow connection does not hold the login.
-        EntityExists: one of this name differs, and `if_exists` does not let it be changed.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
     Source: "Create a base connection" in
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
@@ -93,7 +93,7 @@ class AepCreateSourceConnectionOperator(AepSetupOperator):
 
     Raises:
         InvalidArgument: an argument cannot be right.
-        EntityExists: one of this name differs, and `if_exists` does not let it be replaced.
+        AirflowFailException: one of this name differs, and `if_exists` does not let it be replaced.
 
     Source: "Create a source connection" in
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
@@ -136,7 +136,7 @@ class AepCreateTargetConnectionOperator(AepSetupOperator):
 
     Raises:
         InvalidArgument: an argument cannot be right.
-        EntityExists: one of this name differs, and `if_exists` does not let it be changed.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
     Source: "Create a target connection" in
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets

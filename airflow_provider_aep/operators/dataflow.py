@@ -37,7 +37,7 @@ class AepCreateDataflowOperator(AepSetupOperator):
 
     Raises:
         InvalidArgument: an argument cannot be right, or the target connection was set up for another place.
-        EntityExists: one of this name differs, and `if_exists` does not let it be changed.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
     Source: "Create a dataflow" in
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets

@@ -80,9 +80,9 @@ class AepExportDatasetsOperator(AepSetupOperator):
 
     Raises:
         InvalidArgument: an argument cannot be right, or the Airflow connection does not hold the login.
-        EntityExists: an export of this name differs, and `if_exists` does not let it be changed.
-        AmbiguousName: several entities have the name.
-        ExportChanged: the run may not hold what this task asked for, since the export was changed.
+        AirflowFailException: an export of this name differs, and `if_exists` or Adobe does not let it be changed; or
+            the flow run failed, or may not hold what this task asked for. A retry cannot help.
+        AepError: an outage; a retry is safe.
 
     Source: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """

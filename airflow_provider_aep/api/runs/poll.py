@@ -1,34 +1,44 @@
-"""One question to Adobe for many awaited runs: the cheapest sound one, and a simpler one where Adobe refuses it.
+"""One poll for many pending runs: the cheapest sound requests, and plain ones where Adobe refuses those.
 
 The rule. Let W be Adobe's time at the beginning of the last poll that brought all that was known up to date, less
 `OVERLAP_MS`. A poll
 
-1. looks up what nobody has asked for yet, by run ID or, where the run is not known yet, by dataflow;
-2. reads every run changed since W (`updatedAt>=W`, all pages), or looks up everything where that costs no more: where
-   it is two questions at most, where the changes are many, or where Adobe refuses the filter;
-3. looks up one more part of a hundred of what is known, in rotation.
+1. asks for what nobody has asked for yet, by run ID or, where the run is not known yet, by dataflow ID;
+2. reads every run changed since W (`updatedAt>=W`, all pages), or asks for everything known where that costs no more:
+   two requests at most, many changes, or an Adobe that has refused to compare;
+3. asks for one more batch of what is known, in rotation.
 
-A wait without a run gets one only from a complete list of its own dataflow; a change merely says whom to look up. So it
-is the earliest run that Adobe shows, however late others appear, and it is never changed for another. A change is seen
-by the next poll if Adobe's lists show it within `OVERLAP_MS` of the date that it bears, and by the rotation otherwise.
-Equal times do no harm, since a change is read again and again until W has passed it; nor does a list that shifts while
-it is read: it is sorted by a date that never changes, or what moves has just been changed and is read by the next poll.
-A failed question leaves W where it was. This machine's time is used only until Adobe's is known, and only to ask for
-more than is needed.
+A pending run gets its ID only from a complete list of its dataflow's runs; a change merely says whom to ask for. So it
+is the earliest run that Adobe shows, however late others appear, and it never changes. The next poll sees a change if
+Adobe's lists show it within `OVERLAP_MS` of the time that it bears, and the rotation sees it otherwise. Equal times do
+no harm, since a change is read again and again until W has passed it. Nor does a list that shifts while it is read: it
+is sorted by a time that never changes, or what moves has just changed and is read by the next poll. A failed request
+leaves W where it was. This machine's time is used only until Adobe's is known, and only to ask for more than is needed.
 
-Source: destinations OpenAPI, parameter `property` of GET /runs; sorting and filtering guide (operators, OR by commas,
-times in milliseconds). Which fields of a run may be compared is not listed there, hence the simpler questions.
+Two rungs. Adobe's documents do not list which members of a run may be compared or sorted by. An Adobe that refuses is
+asked plainly from then on: for batches of IDs, or for one ID at a time if it refuses those, too.
+
+Source: parameter `property` of GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/;
+operators, OR by commas and times in milliseconds,
+https://experienceleague.adobe.com/en/docs/experience-platform/dataflows/api/sort-and-filter
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, combinations
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, gather
 from airflow_provider_aep.api.entities import Dataflow, DataflowId
-from airflow_provider_aep.api.runs.index import PART, Batch, Capabilities, Item, RunIndex, milliseconds, parts_of
+from airflow_provider_aep.api.runs.index import (
+    BATCH_SIZE,
+    Batch,
+    Capabilities,
+    Item,
+    RunIndex,
+    batches_of,
+    milliseconds,
+)
 from airflow_provider_aep.api.wire import Page, continuation_token
 from airflow_provider_aep.errors import (
     AepError,
@@ -40,46 +50,44 @@ from airflow_provider_aep.errors import (
 )
 
 OVERLAP_MS = 600_000
-ABREAST = 6  # questions on their way at a time
-_MOST_QUESTIONS = 2  # so many are cheaper than to ask for changes
+ABREAST = 6  # requests on their way at a time
+_FEW_REQUESTS = 2  # so many are cheaper than to ask for changes
 _MOST_ROUNDS = 5  # so often the front of an unsorted list is read again while it goes on changing
 _MOST_TROUBLES = 3  # failures in one poll after which it is given up: Adobe has an outage
 
-# Refusals of a filter, an order, or an ID in it. Source: Flow Service error catalogue.
-_FILTER_CODES = frozenset({1401, 1423, 1424, 1429, 1430, 1432, 1433, 1439, *range(1440, 1444), *range(1448, 1455)})
+# Refusals of a filter, an order, or an ID in it. Source: Flow Service error catalogue,
+# https://experienceleague.adobe.com/en/docs/experience-platform/sources/errors/flow-service-errors
+_FILTER_NUMBERS = frozenset({1401, 1423, 1424, 1429, 1430, 1432, 1433, 1439, *range(1440, 1444), *range(1448, 1455)})
 
 
-class _ListsRefused(AepError):
-    """Adobe takes one ID in a question but not two; the poll begins anew without."""
+class _BatchRefused(AepError):
+    """Adobe takes one ID in a request but not two; the poll begins again without batches."""
 
 
-def poll(watched: RunIndex) -> Procedure[None]:
-    """Bring what is awaited up to date.
+def poll(index: RunIndex) -> Procedure[None]:
+    """Bring all pending runs up to date.
 
     Raises:
-        ReplyError: a question failed; what the others have answered is taken all the same.
+        ReplyError: a request failed; what the others have brought is taken all the same.
     """
     began_ms: int = yield ServerTime()
     while True:
         troubles: list[ReplyError] = []
         try:
-            complete = yield from _ask(watched, began_ms, troubles)
-        except _ListsRefused:
+            is_complete = yield from _poll(index, began_ms, troubles)
+        except _BatchRefused:
             continue
         break
-    if complete:
+    if is_complete:
         # Before its first reply a session knows this machine's time only; the second look is at Adobe's.
         ended_ms: int = yield ServerTime()
-        watched.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
+        index.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
     if troubles:
         raise max(troubles, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
 
 
-def read_dataflows(ids: Sequence[str], learned: Capabilities) -> Procedure[dict[str, Dataflow]]:
-    """Those of the dataflows that there are, by one request: a list of several, or one by its ID.
-
-    Source: sorting and filtering guide (flows by `id`, OR by commas).
-    """
+def read_dataflows(ids: Sequence[str], capabilities: Capabilities) -> Procedure[dict[str, Dataflow]]:
+    """Those of the dataflows that exist, by one request: a list of several, or one by its ID."""
     if len(ids) == 1:
         try:
             found = yield from calls.get_dataflow(DataflowId(ids[0]))
@@ -90,72 +98,67 @@ def read_dataflows(ids: Sequence[str], learned: Capabilities) -> Procedure[dict[
         page = yield from calls.list_page("/flows", filters=["id==" + ",".join(ids)], order="")
     except RequestRefused as refusal:
         if _refuses_filter(refusal):
-            learned.refuse({"flow lists"}, refusal)
+            capabilities.dataflow_batch_size = 1
         raise
     return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
 
 
-def _ask(watched: RunIndex, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
-    """Put the questions of one poll. Returns whether what was known is up to date."""
-    learned = watched.learned
-    known = watched.known(now_ms, at_most=_MOST_QUESTIONS)
-    yield from _look_up(watched, watched.fresh(now_ms), troubles)
+def _poll(index: RunIndex, now_ms: int, troubles: list[ReplyError]) -> Procedure[bool]:
+    """Send the requests of one poll. Returns whether what was known is up to date."""
+    known = index.known(now_ms, at_most=_FEW_REQUESTS)
+    yield from _ask_all(index, index.new(now_ms), troubles)
     if known == []:
         return True
     if _is_hopeless(troubles):
         return False
     refusal = None
+    if known is None and index.since_ms and not index.capabilities.is_plain:
+        try:
+            known = yield from _read_changes(index, now_ms)
+        except RequestRefused as error:
+            if not _refuses_filter(error):
+                troubles.append(error)
+                return False
+            refusal = error
+        except ReplyError as error:
+            troubles.append(error)
+            return False
     if known is None:
-        if watched.since_ms and "updatedAt" not in learned.refused:
-            try:
-                known = yield from _read_changes(watched, now_ms)
-            except ReplyError as error:
-                if not (isinstance(error, RequestRefused) and _refuses_filter(error)):
-                    troubles.append(error)
-                    return False
-                refusal = error
-        if known is None:
-            known = watched.known(now_ms) or []
+        known = index.known(now_ms) or []
     before = len(troubles)
-    yield from _look_up(watched, known, troubles)
+    yield from _ask_all(index, known, troubles)
     if refusal and len(troubles) == before:
-        learned.refuse({"updatedAt"}, refusal)
+        index.capabilities.ask_plainly(refusal)
     return len(troubles) == before
 
 
-def _read_changes(watched: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]:
-    """Take the runs changed since W. Returns what is left to look up; None if there are too many changes to read."""
-    most = _MOST_QUESTIONS + watched.size // PART // 16
-    changed = f"updatedAt>={watched.since_ms}"
-    page, _ = yield from _first_page(
-        ["orderby"], watched.learned, lambda used: calls.list_runs(changed, order="-updatedAt" if used else "")
-    )
-    calling = watched.note(page.items)
-    for _ in range(most):
+def _read_changes(index: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]:
+    """Take the runs changed since W. Returns what is left to ask for; None if there are too many changes to read."""
+    page = yield from calls.list_runs(f"updatedAt>={index.since_ms}", order="-updatedAt")
+    to_ask = index.take_changes(page.items)
+    for _ in range(_FEW_REQUESTS + index.size // BATCH_SIZE // 16):
         if not page.next_href:
-            return [*parts_of(calling, watched.learned, now_ms), *watched.next_part(now_ms)]
+            return [*batches_of(to_ask, index.capabilities, now_ms), *index.next_batch(now_ms)]
         page = yield from _next_page(page)
-        calling |= watched.note(page.items)
+        to_ask |= index.take_changes(page.items)
     return None
 
 
-def _look_up(watched: RunIndex, parts: Iterable[Batch], troubles: list[ReplyError]) -> Procedure[None]:
-    """Put a question for each part, a few side by side; once Adobe is in trouble no more are begun."""
-    asked = list(parts)
-    remaining = iter(
-        asked
-    )  # shared by the lines of work, which may be threads: each `next` gives a part to one of them
+def _ask_all(index: RunIndex, batches: Iterable[Batch], troubles: list[ReplyError]) -> Procedure[None]:
+    """Ask for each batch, a few side by side; once Adobe is in trouble no more requests are begun."""
+    asked = list(batches)
+    remaining = iter(asked)  # shared by workers that may be threads: each `next` gives a batch to one of them
 
-    def some() -> Procedure[None]:
-        for part in remaining:
+    def work() -> Procedure[None]:
+        for batch in remaining:
             if _is_hopeless(troubles):
                 return
             try:
-                yield from _look_up_part(watched, part)
+                yield from _ask(index, batch)
             except ReplyError as error:
                 troubles.append(error)
 
-    yield from gather(*(some() for _ in range(min(ABREAST, len(asked)))))
+    yield from gather(*(work() for _ in range(min(ABREAST, len(asked)))))
 
 
 def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
@@ -164,77 +167,47 @@ def _is_hopeless(troubles: Sequence[ReplyError]) -> bool:
     )
 
 
-def _look_up_part(watched: RunIndex, part: Batch) -> Procedure[None]:
-    """Put one question; one that is refused is halved until it is known which ID, or any list, is refused."""
+def _ask(index: RunIndex, batch: Batch) -> Procedure[None]:
+    """Ask for a batch; halve one that is refused until it is clear which ID, or whether any batch, is refused."""
     try:
-        items = yield from _list(part, watched.learned)
+        items = yield from _list(batch, index.capabilities)
     except RequestRefused as refusal:
-        if part.whole or not _refuses_filter(refusal):
+        if batch.whole or not _refuses_filter(refusal):
             raise
-        if len(part) == 1:
-            if _is_without_code(refusal):
-                raise  # perhaps about something else altogether, so that no wait ends by it alone
-            watched.fail(part, refusal)
+        if len(batch) == 1:
+            if refusal.number is None:
+                raise  # perhaps about something else altogether, so that it alone ends no wait
+            index.fail(batch, refusal)
             return
-        for half in part.halves():
-            yield from _look_up_part(watched, half)
-        if len(part) == 2 and not any(each.error for each in part):
-            watched.learned.refuse({"lists"}, refusal)
-            raise _ListsRefused from None
+        for half in batch.halves():
+            yield from _ask(index, half)
+        if len(batch) == 2 and not any(each.error for each in batch):
+            index.capabilities.ask_singly(refusal)
+            raise _BatchRefused from None
     else:
-        watched.settle(part, items)
+        index.take_answer(batch, items)
 
 
-def _list(part: Batch, learned: Capabilities) -> Procedure[list[Item]]:
-    """The runs that a part asks for: all of them, or so many that the others do not matter."""
-    since_ms = part.since_ms
-    means = [] if part.runs and not part.whole else ["orderby", *(["createdAt"] if since_ms > 0 else [])]
-
-    def order(used: set[str]) -> str:
-        if "orderby" not in used:
-            return ""
-        # Oldest first, to stop at the earliest; newest first where the list goes back further than any wait does.
-        return "createdAt" if part.dataflows and ("createdAt" in used or part.looks_back_to_ms <= 0) else "-createdAt"
-
-    def question(used: set[str]) -> Call[Page]:
-        recent = (f"createdAt>={since_ms}",) if "createdAt" in used else ()
-        return calls.list_runs(*part.filters, *recent, order=order(used))
-
-    items: dict[str, Item] = {}
+def _list(batch: Batch, capabilities: Capabilities) -> Procedure[list[Item]]:
+    """The runs that a batch asks for: all of them, or so many that the others do not matter."""
+    order = "" if capabilities.is_plain else batch.order
+    plain = calls.list_runs(*batch.filters, order="")
     began_ms: int = yield ServerTime()
-    page, used = yield from _first_page(means, learned, question)
+    try:
+        page = yield from calls.list_runs(*batch.filters, order=order)
+    except RequestRefused as refusal:
+        if not order or not _refuses_filter(refusal):
+            raise
+        page = yield from plain
+        capabilities.ask_plainly(refusal)
+        order = ""
+    items: dict[str, Item] = {}
     is_long = bool(page.next_href)
-    yield from _read(page, items, lambda _page: part.is_answered(list(items.values()), order(used), since_ms))
-    if is_long and not order(used):
+    yield from _read(page, items, lambda _page: batch.is_answered(list(items.values()), order, batch.since_ms))
+    if is_long and not order:
         replied_ms: int = yield ServerTime()
-        yield from _read_front_again(items, question(used), since_ms=min(began_ms, replied_ms) - OVERLAP_MS)
+        yield from _read_front_again(items, plain, since_ms=min(began_ms, replied_ms) - OVERLAP_MS)
     return list(items.values())
-
-
-def _first_page(
-    means: Sequence[str], learned: Capabilities, question: Callable[[set[str]], Call[Page]]
-) -> Procedure[tuple[Page, set[str]]]:
-    """The first page of a question that uses these means, or as many of them as Adobe takes. Returns those used, too.
-
-    Raises:
-        RequestRefused: the question is refused without any of them.
-    """
-    taken = [each for each in means if each not in learned.refused]
-    refusal: RequestRefused | None = None
-    for lacking in chain.from_iterable(combinations(taken, number) for number in range(len(taken) + 1)):
-        used = set(taken) - set(lacking)
-        try:
-            page = yield from question(used)
-        except RequestRefused as error:
-            if not _refuses_filter(error):
-                raise
-            refusal = refusal or error
-        else:
-            if refusal:
-                learned.refuse(lacking, refusal)
-            return page, used
-    assert refusal
-    raise refusal
 
 
 def _read(page: Page, items: dict[str, Item], enough: Callable[[Page], bool]) -> Procedure[None]:
@@ -258,20 +231,14 @@ def _next_page(page: Page) -> Procedure[Page]:
     except RequestRefused as error:
         if not _refuses_filter(error):
             raise
-        raise PlatformUnavailable(
-            error.request,
-            status=error.status,
-            code=error.code,
-            message=f"the list broke off: {error.message}",
-            request_id=error.request_id,
-        ) from None
+        raise PlatformUnavailable.like(error, message=f"the list broke off: {error.message}") from None
 
 
-def _read_front_again(items: dict[str, Item], question: Call[Page], *, since_ms: int) -> Procedure[None]:
-    """Where Adobe takes no order, what changed while the list was read may have moved to its front, out of our way.
+def _read_front_again(items: dict[str, Item], plain: Call[Page], *, since_ms: int) -> Procedure[None]:
+    """What changed while an unsorted list was read may have moved to its front, out of our way.
 
     The front is read, back to `since_ms` for changes that Adobe shows late, until it shows nothing new. Source of
-    Adobe's own order, most recently created or updated first: destinations OpenAPI, parameter `orderby`.
+    Adobe's own order, most recently created or updated first: parameter `orderby` of GET /runs.
     """
 
     def stamps() -> dict[str, object]:
@@ -284,21 +251,14 @@ def _read_front_again(items: dict[str, Item], question: Call[Page], *, since_ms:
             goes_back = all(milliseconds(item, "updatedAt") < since_ms for item in page.items[-1:])
             return goes_back and all(before.get(item.get("id") or "") == item.get("updatedAt") for item in page.items)
 
-        yield from _read((yield from question), items, is_known)
+        yield from _read((yield from plain), items, is_known)
         if stamps() == before:
             return
 
 
 def _refuses_filter(error: RequestRefused) -> bool:
-    """Whether a simpler question may be answered: by Adobe's code, or where a 400 or 422 bears none.
+    """Whether a plainer request may be answered: by Adobe's number, or where a 400 or 422 bears none.
 
-    The destinations OpenAPI has `property` as one string, so what is made from it answers two with a bare 422.
+    The destinations OpenAPI has `property` as one string, so a mock made from it answers two with a bare 422.
     """
-    if _is_without_code(error):
-        return error.status in (400, 422)
-    number = error.code.removeprefix("FLOW-").partition("-")[0]
-    return number.isdecimal() and int(number) in _FILTER_CODES
-
-
-def _is_without_code(error: RequestRefused) -> bool:
-    return error.code in ("", str(error.status))
+    return error.status in (400, 422) if error.number is None else error.number in _FILTER_NUMBERS

@@ -1,4 +1,4 @@
-"""Which slot of Adobe's schedule a DAG run waits for, and when its wait can bring no run any more.
+"""Which slot of Adobe's schedule a DAG run waits for.
 
 Slots are those of the dataflow as it is now: its start, and every interval after it, up to its end. Only Adobe's clock
 and Adobe's schedule count; Airflow only says when a DAG run is due. Times are in milliseconds since 1970 UTC.
@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from airflow_provider_aep.api.entities import VANISHING, Dataflow
 from airflow_provider_aep.schedules import end_seconds, interval_seconds, start_seconds
 
 
-class Window(NamedTuple):
+class DagRunWindow(NamedTuple):
     """A DAG run's own time: from when it is due until the next one of its DAG is; None where there is no next one."""
 
     start_ms: int
     end_ms: int | None = None
 
 
-class Aim(NamedTuple):
+class RunSelector(NamedTuple):
     """The flow run that is waited for: the earliest one created at or after `since_ms`, and before `until_ms`.
 
     `missing` says why Adobe has no such slot; where there is an `until_ms` all the same, a run of that time, made by an
@@ -59,67 +58,43 @@ class Calendar(NamedTuple):
         return None if self.end_ms is not None and slot >= self.end_ms else slot
 
 
-def aim_of(schedule: Mapping[str, Any], window: Window, changed_ms: int = 0) -> Aim:
-    """The slot of a DAG run: the first one in its window, up to the next slot.
+def selector_for(schedule: Mapping[str, Any], window: DagRunWindow, changed_ms: int = 0) -> RunSelector:
+    """The run of a DAG run's slot: the first slot in its window, up to the next slot.
 
-    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. Where Adobe tells no schedule, and
-    for a window that was over when the schedule was changed (`changed_ms`), the window itself stands for the slot.
+    Windows of one DAG do not overlap, so no two of its DAG runs have the same slot. The window itself stands for the
+    slot if Adobe shows no schedule, or if the window was over when the schedule was changed (`changed_ms`).
     """
     calendar = Calendar.of(schedule)
     if calendar is None:
-        return Aim(window.start_ms, window.end_ms, window.end_ms)
+        return RunSelector(window.start_ms, window.end_ms, window.end_ms)
     if window.end_ms is not None and window.end_ms <= changed_ms:
-        return Aim(window.start_ms, window.end_ms, calendar.slot_from(window.end_ms))
+        return RunSelector(window.start_ms, window.end_ms, calendar.slot_from(window.end_ms))
     slot = calendar.slot_from(window.start_ms)
     if slot is None:
-        return Aim(window.start_ms, missing=f"its last slot was before {when(window.start_ms)}" + _end(calendar))
+        return RunSelector(
+            window.start_ms, missing=f"its last slot was before {when(window.start_ms)}" + _end(calendar)
+        )
     if window.end_ms is not None and slot >= window.end_ms:
         time_text = f"this DAG run's time is {when(window.start_ms)} to {when(window.end_ms)}"
         if slot > calendar.start_ms:
             why = f"Adobe has no slot in that time: {time_text}"
-            return Aim(window.start_ms, next_ms=slot, missing=why)
+            return RunSelector(window.start_ms, next_ms=slot, missing=why)
         # A run of that time was made by an earlier schedule, and no slot of this one can claim it.
         why = f"its first slot is later: {time_text}"
-        return Aim(window.start_ms, window.end_ms, slot, why)
+        return RunSelector(window.start_ms, window.end_ms, slot, why)
     if not calendar.interval_ms:
-        return Aim(slot)
-    return Aim(slot, slot + calendar.interval_ms, calendar.slot_from(slot + 1))
+        return RunSelector(slot)
+    return RunSelector(slot, slot + calendar.interval_ms, calendar.slot_from(slot + 1))
 
 
-def aim_of_one_time(schedule: Mapping[str, Any]) -> Aim | None:
+def one_time_selector(schedule: Mapping[str, Any]) -> RunSelector | None:
     """The only slot of a `Once()` export; None if it is none."""
     calendar = Calendar.of(schedule)
-    return Aim(calendar.start_ms) if calendar and not calendar.interval_ms else None
-
-
-class Ending(NamedTuple):
-    """Why no run is to be expected; `is_slot` if only that of the slot, which `on_missing` is about."""
-
-    why: str
-    is_slot: bool
-
-
-def ending(
-    dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int
-) -> Ending | None:
-    """Why a wait that has no run yet is over, or None. `visibility_ms`: how late lists may show a run.
-
-    The one decision of worker and triggerer. A run under way is none of its business: it is waited for in any case.
-    """
-    if until_ms is not None and now_ms >= until_ms + visibility_ms:
-        return Ending(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
-    if dataflow.state == VANISHING:
-        return Ending("it is being deleted", False)
-    if dataflow.state in ("disabled", "disabling"):
-        return Ending("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)
-    end = end_seconds(dataflow.schedule)
-    if until_ms is None and end is not None and now_ms >= end * 1000 + visibility_ms:
-        return Ending(f"it has ended at {when(end * 1000)}: if_exists='update' gives it a later end", False)
-    return None
+    return RunSelector(calendar.start_ms) if calendar and not calendar.interval_ms else None
 
 
 def fingerprint(schedule: Mapping[str, Any]) -> list[int | None]:
-    """What of a schedule decides where its slots lie, as JSON: another one means that a wait has to aim anew."""
+    """What decides where the slots of a schedule lie, as JSON; once it changes, a task has to select its run again."""
     return [start_seconds(schedule), interval_seconds(schedule), end_seconds(schedule)]
 
 
