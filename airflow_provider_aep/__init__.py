@@ -4,10 +4,10 @@ __version__ = "0.1.0"
 
 
 def get_provider_info() -> dict[str, object]:
-    """What Airflow shows and loads of this provider; the form of its connection needs no code since Airflow 3.2."""
+    """What Airflow shows and loads of this provider. Since Airflow 3.2 the connection form needs no code."""
     integration = "Adobe Experience Platform"
     package = "airflow_provider_aep"
-    # The form folds what lies in `extra`, so that the headings tell what is required.
+    # The form folds the extra fields away, so their headings must say what is required.
     required, optional = "Organisation (required) and sandbox", "Scopes and IMS address (optional)"
     return {
         "package-name": "airflow-provider-aep",
@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, object]:
                 "hook-name": integration,
                 "conn-fields": {
                     "org_id": {
-                        # Not required for the form, which would keep Save grey for a field in a folded section; it is
+                        # Not marked as required: the form would keep Save grey for a field in a folded section. It is
                         # checked when the connection is used or tested.
                         "label": "Organisation ID, required",
                         "description": "24 hexadecimal digits and @AdobeOrg (x-gw-ims-org-id)",
@@ -58,7 +58,7 @@ def get_provider_info() -> dict[str, object]:
                     },
                 },
                 "ui-field-behaviour": {
-                    # Airflow 3.3.2 tests with port 0 where none is stored, and refuses that as not the stored one
+                    # Where no port is stored, Airflow 3.3.2 tests with port 0 and refuses it as not the stored one
                     # (apache/airflow#73298). A provider cannot fill in a standard field, only ask for it.
                     "hidden-fields": ["schema"],
                     "relabeling": {

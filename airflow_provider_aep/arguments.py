@@ -1,7 +1,7 @@
-"""The rules for what a DAG may say: each is checked while the DAG is written, and again once templates are rendered.
+"""The rules for what a DAG or a task may ask for, checked when the DAG is parsed and again when templates are rendered.
 
-A function named `check_…` lets pass what is not known yet, a template or an upstream output; the others demand a value.
-All raise `InvalidArgument`, which names the argument, the value and the rule.
+A function named `check_…` accepts what is not known yet, a template or an upstream output; the others need a value. All
+raise `InvalidArgument`, which names the argument, the value and the rule.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from airflow_provider_aep.destinations import check_format, destination_type, is_literal
 from airflow_provider_aep.errors import InvalidArgument
@@ -20,17 +20,71 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_aep.api.entities import DatasetId
-    from airflow_provider_aep.destinations import Text
+    from airflow_provider_aep.destinations import Destination, Text
+    from airflow_provider_aep.schedules import Schedule
 
     Datasets = Text | Mapping[str, str] | Sequence[Text | Mapping[str, Text]]
 
 Decision = Literal["fail", "succeed", "skip"]
 
 
+class ExportArguments(TypedDict):
+    """What an export is made of; `operators.AepExportDatasetsOperator` describes each argument."""
+
+    dataset_ids: Datasets
+    destination: Destination
+    schedule: Schedule
+    destination_conn_id: NotRequired[str | None]
+    base_connection_id: NotRequired[Text | None]
+    base_connection_name: NotRequired[str | None]
+    file_type: NotRequired[str]
+    compression: NotRequired[str]
+    include_file_manifest: NotRequired[bool | None]
+    folder_template: NotRequired[str | None]
+
+
+class NamedExport(ExportArguments):
+    """The same with the name that its source connection, target connection and dataflow bear."""
+
+    name: str
+
+
+def check_export(
+    *,
+    dataset_ids: object,
+    destination: object,
+    schedule: object,
+    destination_conn_id: object,
+    base_connection_id: object,
+    base_connection_name: object,
+    file_type: str,
+    compression: str,
+    include_file_manifest: object,
+    folder_template: str | None,
+) -> None:
+    """Check the arguments of an export, each and together."""
+    check_dataset_ids(dataset_ids)
+    check_target(destination, file_type, compression, include_file_manifest)
+    check_schedule(schedule, folder_template)
+    if base_connection_id is None:
+        check_login(destination, destination_conn_id)
+        if base_connection_name is not None:
+            check_entity_name("base_connection_name", base_connection_name)
+        return
+    check_entity_id("base_connection_id", base_connection_id)
+    if destination_conn_id is not None or base_connection_name is not None:
+        rule = "names the login already: leave out destination_conn_id and base_connection_name"
+        raise InvalidArgument("base_connection_id", base_connection_id, rule)
+
+
 def dataset_ids(value: object) -> tuple[DatasetId, ...]:
     """IDs from an ID, a listed dataset ({"id": …}), or a collection of either; in their order.
 
-    Refused are none at all, one twice, and what is not an ID: 24 hexadecimal digits (source: tutorial).
+    Raises:
+        InvalidArgument: there is none, one is named twice, or one is not an ID, 24 hexadecimal digits.
+
+    Source: "Retrieve a list of eligible datasets" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
     ids = _ids(value)
     if not ids:
@@ -55,9 +109,9 @@ def _ids(value: object) -> list[Any]:
 
 
 def texts(argument: str, value: object) -> list[str]:
-    """A text or several; none where the argument was left out, but not where it was given and is empty.
+    """One text or several; [] if the argument was left out.
 
-    An empty list from upstream must not come to mean "all".
+    An empty one is refused: an upstream task that returns nothing must not mean "all".
     """
     if value is None:
         return []
@@ -74,8 +128,20 @@ def check_texts(argument: str, value: Any) -> None:
         texts(argument, value)
 
 
+def check_selection(dataset_ids: Any, names: Any, name_pattern: Any) -> None:
+    """Check which datasets are asked for: by one of the three ways, or all."""
+    ways = {"dataset_ids": dataset_ids, "names": names, "name_pattern": name_pattern}
+    given = [way for way, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InvalidArgument(given[1], ways[given[1]], f"give it or {given[0]}, not both")
+    if dataset_ids is not None:
+        check_dataset_ids(dataset_ids)
+    check_texts("names", names)
+    check_texts("name_pattern", name_pattern)
+
+
 def entity_id(argument: str, value: object) -> str:
-    """The ID of a connection, dataflow or flow run; Adobe's are UUIDs."""
+    """The ID of a connection, dataflow or flow run; Adobe's are UUIDs. A missing upstream output renders as "None"."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z_-]+", value) or value in ("None", "null"):
         raise InvalidArgument(argument, value, "must be an ID as Adobe gives it; is the upstream output empty?")
     return value
@@ -87,7 +153,10 @@ def check_entity_id(argument: str, value: object) -> None:
 
 
 def entity_name(argument: str, value: object) -> str:
-    """A name that Adobe's filters can find again: in them a comma means "or" and `&` "and"."""
+    """A name that Adobe's filters can find again: in a filter, a comma means "or" and `&` means "and".
+
+    Source: https://experienceleague.adobe.com/en/docs/experience-platform/dataflows/api/sort-and-filter
+    """
     if (
         not isinstance(value, str)
         or not 0 < len(value) <= 255
@@ -110,13 +179,13 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_decisions(**decisions: object) -> None:
-    """What the end of a run means for the task."""
+    """Check what a run's outcome does to the task."""
     for argument, value in decisions.items():
         check_choice(argument, value, ("fail", "succeed", "skip"))
 
 
 def check_where(aep_conn_id: object, sandbox_name: object) -> None:
-    """An empty sandbox name, as a template may render to, must not come to mean the connection's or `prod`."""
+    """Check connection and sandbox; a template that renders to nothing must not mean the connection's sandbox."""
     if is_literal(aep_conn_id) and not (isinstance(aep_conn_id, str) and aep_conn_id):
         raise InvalidArgument("aep_conn_id", aep_conn_id, "must be the ID of an Airflow connection")
     if sandbox_name is None or not is_literal(sandbox_name):
@@ -139,19 +208,19 @@ def check_destination(destination: object) -> None:
 
 
 def check_login(destination: object, destination_conn_id: object) -> None:
-    """Whether an Airflow connection with a login is needed there; what it holds is checked when it is read."""
+    """Check that a login is given where the destination needs one, and only there; what it holds is checked later."""
     if not is_literal(destination) or (destination_conn_id is not None and not is_literal(destination_conn_id)):
         return
-    kind = destination_type(destination)
-    if bool(kind.logins) != bool(destination_conn_id):
-        rule = f"{kind.name} needs a login: give the ID of the Airflow connection that holds it"
+    row = destination_type(destination)
+    if bool(row.logins) != bool(destination_conn_id):
+        rule = f"{row.name} needs a login: give the ID of the Airflow connection that holds it"
         raise InvalidArgument(
-            "destination_conn_id", destination_conn_id, rule if kind.logins else f"{kind.name} takes no login"
+            "destination_conn_id", destination_conn_id, rule if row.logins else f"{row.name} takes no login"
         )
 
 
 def base_connection_name(destination: object, destination_conn_id: str | None, name: str | None) -> str:
-    """The name given for a login, or "airflow <destination_conn_id>"; the Data Landing Zone has no such ID."""
+    """The name of a base connection: the one given, or "airflow" and the connection's ID, else the destination type."""
     default = f"airflow {destination_conn_id or destination_type(destination).name}"
     return entity_name("base_connection_name", default if name is None else name)
 
@@ -164,27 +233,31 @@ def check_schedule(schedule: object, folder_template: str | None) -> None:
 
 
 def moment_ms(argument: str, moment: object) -> int:
-    """A datetime with a zone, or its ISO 8601 text, as milliseconds since 1970 UTC; None means any time: 0."""
+    """A datetime with a zone, or its ISO 8601 text, in milliseconds since 1970 UTC; None, for any time, gives 0."""
     if moment is None:
         return 0
     try:
-        time_given = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment).strip())
+        given = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment).strip())
     except ValueError:
-        rule = 'must be a datetime with a zone, ISO 8601 text such as 2026-01-01T00:00:00+00:00, or "dag_run"'
+        rule = "must be a datetime with a zone, or ISO 8601 text such as 2026-01-01T00:00:00+00:00"
         raise InvalidArgument(argument, moment, rule) from None
-    if time_given.utcoffset() is None:
+    if given.utcoffset() is None:
         raise InvalidArgument(argument, str(moment), "must have a zone, such as 2026-01-01T00:00:00+00:00")
-    return int(time_given.timestamp() * 1000)
+    return int(given.timestamp() * 1000)
 
 
 def check_after(after: object) -> None:
-    """A moment, None, or "dag_run": this DAG run's own run."""
-    if after != "dag_run" and is_literal(after):
+    """Check since when a run counts: a moment, None for any time, or "dag_run" for the DAG run's own slot."""
+    if after == "dag_run" or not is_literal(after):
+        return
+    try:
         moment_ms("after", after)
+    except InvalidArgument as error:
+        raise InvalidArgument("after", error.value, f'{error.rule}; or "dag_run"') from None
 
 
 def seconds(argument: str, value: object) -> float:
-    """A timedelta, or a number of seconds; more than none."""
+    """The seconds of a timedelta or a number, which must be more than 0."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
         raise InvalidArgument(argument, value, "must be a timedelta or a number of seconds, more than 0")

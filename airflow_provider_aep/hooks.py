@@ -1,30 +1,27 @@
-"""Airflow connection -> session; methods for operators, and for the tasks that users write themselves."""
+"""Speak to Adobe with the credential of an Airflow connection: typed methods for operators and for your own tasks."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, Unpack
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
+from airflow.providers.common.compat.sdk import BaseHook
 
+from airflow_provider_aep.airflow_connection import login_of, named_by, settings_of
 from airflow_provider_aep.api.session import AsyncSession, Session
-from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
-from airflow_provider_aep.errors import AepError, Hidden, InvalidArgument
+from airflow_provider_aep.errors import AepError, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Sequence
     from datetime import datetime
-
-    from airflow.providers.common.compat.sdk import Connection
 
     from airflow_provider_aep.api.credentials import Login
     from airflow_provider_aep.api.effects import Call, Procedure
     from airflow_provider_aep.api.entities import Dataflow, Dataset, FlowRun
     from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
     from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
-    from airflow_provider_aep.arguments import Datasets
-    from airflow_provider_aep.destinations import Destination, DestinationType
+    from airflow_provider_aep.api.settings import Settings
+    from airflow_provider_aep.arguments import Datasets, NamedExport
+    from airflow_provider_aep.destinations import Destination, DestinationType, Text
     from airflow_provider_aep.schedules import Schedule
 
 __all__ = ["AepHook"]
@@ -32,34 +29,24 @@ __all__ = ["AepHook"]
 T = TypeVar("T")
 
 
-class ExportArguments(TypedDict):
-    """What an export consists of; each member is described at `operators.AepExportDatasetsOperator`."""
-
-    name: str
-    dataset_ids: Datasets
-    destination: Destination
-    schedule: Schedule
-    destination_conn_id: NotRequired[str | None]
-    base_connection_id: NotRequired[str | None]
-    base_connection_name: NotRequired[str | None]
-    file_type: NotRequired[str]
-    compression: NotRequired[str]
-    include_file_manifest: NotRequired[bool | None]
-    folder_template: NotRequired[str | None]
-
-
 class AepHook(BaseHook):
-    """Speaks to the Flow Service with the credential of an Airflow connection of type `aep`.
+    """Speaks to Adobe with the credential of an Airflow connection of type `aep`.
 
-    Connection fields: login (client ID), password (client secret), host (gateway, default https://platform.adobe.io),
-    port (of the gateway, unless the host names one), extra `org_id`, `sandbox_name` (default prod), `scopes`,
-    `ims_host`. The sandbox is the argument, else the connection's, else `prod`, and is sent with every request.
+    The connection's fields: login (client ID), password (client secret), host (gateway, default
+    https://platform.adobe.io), port (the gateway's, unless the host names one), extra `org_id`, `sandbox_name`
+    (default prod), `scopes`, `ims_host`. A `sandbox_name` given here overrides the connection's.
 
-    Nothing is read or sent before a method is called. Each method that asks Adobe blocks until it has an answer; its
-    twin, with an `a` before its name, is awaited and never holds the event loop.
+    Creating a hook reads and sends nothing. A method that asks Adobe blocks until the answer is there; its twin with an
+    `a` before the name is awaited and never blocks the event loop.
 
-    Raises (all methods that ask Adobe):
-        AepError: see `errors`.
+    :param aep_conn_id: Airflow connection of type `aep`
+    :param sandbox_name: instead of the connection's
+
+    Raises (every method that asks Adobe):
+        InvalidArgument: an argument or the connection cannot be right; nothing was sent.
+        RequestRefused: Adobe said no: AccessDenied, EntityNotFound ….
+        PlatformUnavailable: Adobe cannot be reached, after six attempts.
+        UnexpectedReply: the reply is not as Adobe documents it.
     """
 
     conn_name_attr = "aep_conn_id"
@@ -73,7 +60,7 @@ class AepHook(BaseHook):
         self.sandbox_name = sandbox_name
 
     def run(self, procedure: Procedure[T] | Call[T]) -> T:
-        """Perform a procedure, such as those of `api.queries`, and return its result."""
+        """Run a procedure, such as those of `api.queries`, and return its result."""
         with self.get_conn() as session:
             return session.run(procedure)
 
@@ -82,24 +69,39 @@ class AepHook(BaseHook):
         async with self.open_async_session(await self.asettings()) as session:
             return await session.run(procedure)
 
+    # -- what is there ------------------------------------------------------------------------------------------------
+
     def list_datasets(
-        self, *, dataset_ids: Datasets | None = None, names: list[str] | None = None, pattern: str = ""
+        self,
+        *,
+        dataset_ids: Datasets | None = None,
+        names: Sequence[Text] | Text | None = None,
+        name_pattern: str | None = None,
     ) -> list[Dataset]:
-        """The datasets that may be exported: all, or those of the given IDs, names, or name pattern (`*`, `?`, `[…]`).
+        """The datasets that Adobe lets you export: all, or those of the given IDs, names or name pattern.
+
+        IDs and names come back in their order. In a pattern `*`, `?` and `[…]` match as in file names; case counts.
 
         Raises:
-            InvalidArgument: an ID or a name is not among them, or a name means several datasets.
+            InvalidArgument: an ID or name is not among them, a name means several datasets, or two ways are mixed.
+
+        Source: "Retrieve a list of eligible datasets" in
+        https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
         """
-        return self.run(_list_datasets(self.settings().sandbox_name, dataset_ids, names, pattern))
+        return self.run(_list_datasets(self.settings(), dataset_ids, names, name_pattern))
 
     async def alist_datasets(
-        self, *, dataset_ids: Datasets | None = None, names: list[str] | None = None, pattern: str = ""
+        self,
+        *,
+        dataset_ids: Datasets | None = None,
+        names: Sequence[Text] | Text | None = None,
+        name_pattern: str | None = None,
     ) -> list[Dataset]:
         """`list_datasets`, awaited."""
-        return await self.arun(_list_datasets((await self.asettings()).sandbox_name, dataset_ids, names, pattern))
+        return await self.arun(_list_datasets(await self.asettings(), dataset_ids, names, name_pattern))
 
     def list_dataflows(self) -> list[Dataflow]:
-        """The dataflows of the sandbox, newest first: exports, and whatever else the Flow Service runs there."""
+        """All dataflows of the sandbox, newest first: exports, and whatever else the Flow Service runs there."""
         from airflow_provider_aep.api.queries import list_dataflows
 
         return self.run(list_dataflows())
@@ -110,13 +112,22 @@ class AepHook(BaseHook):
 
         return await self.arun(list_dataflows())
 
-    def list_runs(self, dataflow_id: str, *, since: datetime | str | None = None) -> list[FlowRun]:
-        """The flow runs of a dataflow, newest first, created at or after `since` (with a zone)."""
-        return self.run(_list_runs(dataflow_id, since))
+    def list_runs(
+        self, dataflow_id: str, *, since: datetime | str | None = None, limit: int | None = None
+    ) -> list[FlowRun]:
+        """The flow runs of a dataflow, newest first: all, those created at or after `since`, or the newest `limit`.
 
-    async def alist_runs(self, dataflow_id: str, *, since: datetime | str | None = None) -> list[FlowRun]:
+        `since` is a datetime with a zone or its ISO 8601 text; a run's own times are in milliseconds since 1970 UTC.
+
+        Source: GET /runs in https://developer.adobe.com/experience-platform-apis/references/destinations/
+        """
+        return self.run(_list_runs(dataflow_id, since, limit))
+
+    async def alist_runs(
+        self, dataflow_id: str, *, since: datetime | str | None = None, limit: int | None = None
+    ) -> list[FlowRun]:
         """`list_runs`, awaited."""
-        return await self.arun(_list_runs(dataflow_id, since))
+        return await self.arun(_list_runs(dataflow_id, since, limit))
 
     def get_run(self, run_id: str) -> FlowRun:
         """One flow run as it is now.
@@ -130,63 +141,97 @@ class AepHook(BaseHook):
         """`get_run`, awaited."""
         return await self.arun(_get_run(run_id))
 
-    def set_up_export(self, *, if_exists: IfExists = "reuse", **export: Unpack[ExportArguments]) -> ExportIds:
-        """A whole export, exactly once, as `AepExportDatasetsOperator` sets it up; returns what Adobe lists.
+    # -- setting up ---------------------------------------------------------------------------------------------------
 
-        Within a task, a retry continues what an earlier try has begun.
+    def set_up_export(self, *, if_exists: IfExists = "reuse", **export: Unpack[NamedExport]) -> ExportIds:
+        """Set up a whole export exactly once, as `AepExportDatasetsOperator` does, whose arguments these are.
+
+        Within a task, a retry completes what an earlier try began. Returns the IDs, and the datasets as Adobe lists
+        them.
 
         Raises:
-            InvalidArgument: an argument cannot be right; nothing was sent.
+            InvalidArgument: an argument or the login's connection cannot be right; nothing was sent.
             EntityExists: an export of this name differs, and `if_exists` does not let it be changed.
+            AmbiguousName: several entities bear the name.
         """
         from airflow_provider_aep.api.provisioning.export import set_up_export
 
-        return self.run(set_up_export(self.desired_export(**export), self._policy(if_exists, self.settings())))
+        return self.run(set_up_export(self.desired_export(**export), _setup_policy(self, if_exists, self.settings())))
 
-    async def aset_up_export(self, *, if_exists: IfExists = "reuse", **export: Unpack[ExportArguments]) -> ExportIds:
+    async def aset_up_export(self, *, if_exists: IfExists = "reuse", **export: Unpack[NamedExport]) -> ExportIds:
         """`set_up_export`, awaited."""
         from asgiref.sync import sync_to_async
 
         from airflow_provider_aep.api.provisioning.export import set_up_export
 
-        policy = self._policy(if_exists, await self.asettings())
+        policy = _setup_policy(self, if_exists, await self.asettings())
         return await self.arun(set_up_export(await sync_to_async(self.desired_export)(**export), policy))
 
-    def desired_export(self, **export: Unpack[ExportArguments]) -> DesiredExport:
-        """An export as values, checked, with the login that its Airflow connection holds; nothing is sent.
+    def desired_export(
+        self,
+        *,
+        name: str,
+        dataset_ids: Datasets,
+        destination: Destination,
+        schedule: Schedule,
+        destination_conn_id: str | None = None,
+        base_connection_id: Text | None = None,
+        base_connection_name: str | None = None,
+        file_type: str = "PARQUET",
+        compression: str = "GZIP",
+        include_file_manifest: bool | None = None,
+        folder_template: str | None = None,
+    ) -> DesiredExport:
+        """An export as values, with the login that its Airflow connection holds. Nothing is sent.
 
         Raises:
             InvalidArgument: an argument or a field of the connection cannot be right.
         """
         from airflow_provider_aep.api.entities import BaseConnectionId
         from airflow_provider_aep.api.provisioning.desired import DesiredExport
-        from airflow_provider_aep.arguments import check_schedule, dataset_ids, entity_id, entity_name
+        from airflow_provider_aep.arguments import check_export, entity_id, entity_name
+        from airflow_provider_aep.arguments import dataset_ids as listed_ids
         from airflow_provider_aep.destinations import destination_type, target_params
 
-        destination, conn_id = export["destination"], export.get("destination_conn_id")
-        base_id, base_name = export.get("base_connection_id"), export.get("base_connection_name")
-        check_schedule(export["schedule"], export.get("folder_template"))
-        params = target_params(
-            destination,
-            file_type=export.get("file_type", "PARQUET"),
-            compression=export.get("compression", "GZIP"),
-            include_file_manifest=export.get("include_file_manifest"),
+        check_export(
+            dataset_ids=dataset_ids,
+            destination=destination,
+            schedule=schedule,
+            destination_conn_id=destination_conn_id,
+            base_connection_id=base_connection_id,
+            base_connection_name=base_connection_name,
+            file_type=file_type,
+            compression=compression,
+            include_file_manifest=include_file_manifest,
+            folder_template=folder_template,
         )
+        base, base_id = None, ""
+        if base_connection_id is None:
+            base = self.desired_base_connection(destination, destination_conn_id, base_connection_name)
+        else:
+            base_id = entity_id("base_connection_id", base_connection_id)
         return DesiredExport(
-            name=entity_name("name", export["name"]),
-            dataset_ids=dataset_ids(export["dataset_ids"]),
+            name=entity_name("name", name),
+            dataset_ids=listed_ids(dataset_ids),
             destination_type=destination_type(destination),
-            target_params=params,
-            schedule=export["schedule"],
-            folder_template=export.get("folder_template"),
-            base=None if base_id else self.desired_base_connection(destination, conn_id, base_name),
-            base_connection_id=BaseConnectionId(entity_id("base_connection_id", base_id) if base_id else ""),
+            target_params=target_params(
+                destination,
+                file_type=file_type,
+                compression=compression,
+                include_file_manifest=include_file_manifest,
+            ),
+            schedule=schedule,
+            folder_template=folder_template,
+            base=base,
+            base_connection_id=BaseConnectionId(base_id),
         )
 
     def desired_base_connection(
         self, destination: Destination, destination_conn_id: str | None, name: str | None
     ) -> DesiredBaseConnection:
-        """The login of an Airflow connection as a value; its secrets are masked in logs. `name` as for the operators.
+        """The login of an Airflow connection as a value; its secrets are masked in logs.
+
+        Without a `name` it is called "airflow <destination_conn_id>".
 
         Raises:
             InvalidArgument: the connection does not hold what the destination needs.
@@ -203,21 +248,24 @@ class AepHook(BaseHook):
             return DesiredBaseConnection(name, row, None)
         return DesiredBaseConnection(name, row, auth(login), login.account)
 
-    def _policy(self, if_exists: IfExists, settings: Settings) -> SetupPolicy:
-        from airflow.sdk import get_current_context
+    def destination_login(self, destination_conn_id: str | None, destination_type: DestinationType) -> Login | None:
+        """The login that another Airflow connection holds for a destination, masked in logs; None where none is needed.
 
-        from airflow_provider_aep.api.provisioning.owner import Owner
-        from airflow_provider_aep.api.provisioning.policy import SetupPolicy
-        from airflow_provider_aep.arguments import check_choice
+        Raises:
+            InvalidArgument: the connection does not hold what the destination needs, or is given where none is taken.
+        """
+        if not destination_type.logins:
+            if destination_conn_id:
+                rule = f"{destination_type.name} takes no login"
+                raise InvalidArgument("destination_conn_id", destination_conn_id, rule)
+            return None
+        if not destination_conn_id:
+            raise InvalidArgument("destination_conn_id", destination_conn_id, f"{destination_type.name} needs a login")
+        with named_by("destination_conn_id", destination_conn_id):
+            connection = self.get_connection(destination_conn_id)
+        return login_of(connection, conn_id=destination_conn_id, destination_type=destination_type)
 
-        check_choice("if_exists", if_exists, ("reuse", "update", "fail"))
-        try:
-            ti = get_current_context()["ti"]
-        except RuntimeError:  # no task; nobody can tell whether this is the first try
-            owner = Owner.of_task("hook", self.aep_conn_id, "without a task", None, try_number=2)
-        else:
-            owner = Owner.of_task(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
-        return SetupPolicy(if_exists, owner, settings.visibility_seconds)
+    # -- the connection -----------------------------------------------------------------------------------------------
 
     def get_conn(self) -> Session:
         """A session for several procedures: `with hook.get_conn() as session: session.run(…)`."""
@@ -233,45 +281,27 @@ class AepHook(BaseHook):
         """What the connection says, checked.
 
         Raises:
-            InvalidArgument: a field is missing or cannot be right; names it, and no secret.
+            InvalidArgument: a field is missing or cannot be right; names the field, never a secret.
         """
-        with _connection_named("aep_conn_id", self.aep_conn_id):
+        with named_by("aep_conn_id", self.aep_conn_id):
             connection = self.get_connection(self.aep_conn_id)
-        return self._settings(connection, connection.extra_dejson)
+        return settings_of(
+            connection, connection.extra_dejson, conn_id=self.aep_conn_id, sandbox_name=self.sandbox_name
+        )
 
     async def asettings(self) -> Settings:
-        """The same without holding the event loop."""
+        """`settings`, awaited."""
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
-        with _connection_named("aep_conn_id", self.aep_conn_id):
+        with named_by("aep_conn_id", self.aep_conn_id):
             connection = await get_async_connection(self.aep_conn_id)
-        return self._settings(connection, await get_async_extra_dejson(connection))
-
-    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> Settings:
-        try:
-            return Settings(
-                client_id=(connection.login or "").strip(),
-                client_secret=(connection.password or "").strip(),
-                org_id=_text(extra, "org_id", ""),
-                sandbox_name=self.sandbox_name or _text(extra, "sandbox_name", "prod"),
-                gateway=_address(connection.host, connection.schema, connection.port),
-                ims=_text(extra, "ims_host", IMS),
-                scopes=_text(extra, "scopes", SCOPES),
-                connect_seconds=_setting(extra, "connect_timeout", 10),
-                read_seconds=_setting(extra, "read_timeout", 65),
-                max_retry_after_seconds=_setting(extra, "max_retry_after", 300),
-                visibility_seconds=conf.getfloat("aep", "visibility_seconds", fallback=10),
-            )
-        except InvalidArgument as error:
-            if error.argument == "sandbox_name" and self.sandbox_name:
-                raise  # it is the hook's own argument, of which the connection knows nothing
-            where = f"Airflow connection {self.aep_conn_id!r}: {error.argument}"
-            raise InvalidArgument(where, error.value, error.rule) from None
+        extra = await get_async_extra_dejson(connection)
+        return settings_of(connection, extra, conn_id=self.aep_conn_id, sandbox_name=self.sandbox_name)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Prove that the connection is good for exports; a failure names the step, Adobe's code and the request ID.
+        """Whether the connection may do what an export needs, and what works or which step fails, with Adobe's code.
 
-        A new token is asked for, so that a secret that has been withdrawn does not pass.
+        Always asks for a new token, so that a withdrawn secret does not pass.
         """
         from airflow_provider_aep.api.auth import token_cache
         from airflow_provider_aep.api.queries import check_access
@@ -283,60 +313,31 @@ class AepHook(BaseHook):
         except AepError as error:
             return False, str(error)
 
-    def destination_login(self, destination_conn_id: str | None, destination_type: DestinationType) -> Login | None:
-        """The login that another Airflow connection holds for a destination; every secret of it is masked in logs.
-
-        Raises:
-            InvalidArgument: the connection does not hold what the destination needs, or is given where none is taken.
-        """
-        from airflow.sdk.log import mask_secret
-
-        from airflow_provider_aep.api.credentials import login_from_connection, secrets
-
-        if not destination_type.logins:
-            if destination_conn_id:
-                raise InvalidArgument(
-                    "destination_conn_id", destination_conn_id, f"{destination_type.name} takes no login"
-                )
-            return None
-        if not destination_conn_id:
-            raise InvalidArgument("destination_conn_id", destination_conn_id, f"{destination_type.name} needs a login")
-        with _connection_named("destination_conn_id", destination_conn_id):
-            connection = self.get_connection(destination_conn_id)
-        credential = login_from_connection(
-            destination_type.logins,
-            conn_id=destination_conn_id,
-            conn_type=connection.conn_type,
-            host=connection.host,
-            login=connection.login,
-            password=connection.password,
-            port=connection.port,
-            extra=connection.extra_dejson,
-        )
-        # Airflow masks no shorter ones, and writes a warning into the task's log when it is asked to.
-        shortest = conf.getint("logging", "min_length_masked_secret", fallback=5)
-        for secret in secrets(credential):
-            if len(secret) >= shortest:
-                mask_secret(secret)
-        return credential
-
 
 def _list_datasets(
-    sandbox_name: str, ids: Datasets | None, names: list[str] | None, pattern: str
+    settings: Settings, ids: Datasets | None, names: Sequence[Text] | Text | None, name_pattern: str | None
 ) -> Procedure[list[Dataset]]:
     from airflow_provider_aep.api.queries import list_datasets
-    from airflow_provider_aep.arguments import dataset_ids, texts
+    from airflow_provider_aep.arguments import check_selection, dataset_ids, texts
 
-    wanted = () if ids is None else dataset_ids(ids)
-    return list_datasets(ids=wanted, names=texts("names", names), pattern=pattern, sandbox_name=sandbox_name)
+    check_selection(ids, names, name_pattern)
+    return list_datasets(
+        dataset_ids=() if ids is None else dataset_ids(ids),
+        names=texts("names", names),
+        name_pattern=name_pattern or "",
+        sandbox_name=settings.sandbox_name,
+    )
 
 
-def _list_runs(dataflow_id: str, since: datetime | str | None) -> Procedure[list[FlowRun]]:
+def _list_runs(dataflow_id: str, since: datetime | str | None, limit: int | None) -> Procedure[list[FlowRun]]:
     from airflow_provider_aep.api.entities import DataflowId
     from airflow_provider_aep.api.queries import list_runs
     from airflow_provider_aep.arguments import entity_id, moment_ms
 
-    return list_runs(DataflowId(entity_id("dataflow_id", dataflow_id)), since_ms=moment_ms("since", since))
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InvalidArgument("limit", limit, "must be a number of runs, 1 or more; or None for all")
+    since_ms = moment_ms("since", since)
+    return list_runs(DataflowId(entity_id("dataflow_id", dataflow_id)), since_ms=since_ms, limit=limit)
 
 
 def _get_run(run_id: str) -> Call[FlowRun]:
@@ -347,56 +348,27 @@ def _get_run(run_id: str) -> Call[FlowRun]:
     return get_run(FlowRunId(entity_id("run_id", run_id)))
 
 
-@contextmanager
-def _connection_named(argument: str, conn_id: str) -> Iterator[None]:
-    """Say which argument named an Airflow connection that is not there."""
+def _setup_policy(hook: AepHook, if_exists: IfExists, settings: Settings) -> SetupPolicy:
+    """How the running task sets up; outside of tasks, how anybody does who has this connection."""
+    from airflow.sdk import get_current_context
+
+    from airflow_provider_aep.api.provisioning.owner import Owner
+    from airflow_provider_aep.api.provisioning.policy import SetupPolicy
+    from airflow_provider_aep.arguments import check_choice
+
+    check_choice("if_exists", if_exists, ("reuse", "update", "fail"))
     try:
-        yield
-    except AirflowNotFoundException:
-        rule = "there is no Airflow connection of this ID: create it, or name another one"
-        raise InvalidArgument(argument, conn_id, rule) from None
-
-
-def _text(extra: Mapping[str, Any], name: str, default: str) -> str:
-    value = extra.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, str):
-        # A secret may have been pasted into the wrong field.
-        raise InvalidArgument(name, Hidden(len(str(value))) if name == "org_id" else value, "must be text")
-    return value.strip() or default
-
-
-def _setting(extra: Mapping[str, Any], name: str, default: float) -> float:
-    """Seconds from the connection's extra, else from `[aep]` in Airflow's configuration."""
-    value = extra.get(name)
-    if value in (None, ""):
-        return float(conf.getfloat("aep", name, fallback=default))
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise InvalidArgument(name, value, "must be a number of seconds") from None
-
-
-def _address(host: str | None, schema: str | None, port: int | None) -> str:
-    """The gateway from host, schema and port, as a connection URI splits them; a port in the host comes first.
-
-    The scheme's own port is left out, so that waits share a poll whether their connections name it or not.
-    """
-    host = (host or "").strip() or GATEWAY
-    address = (host if "://" in host else f"{schema or 'https'}://{host}").rstrip("/")
-    try:
-        parts = urlsplit(address)
-        # 443 may stand beside an emulator's address with its own: Airflow tests only what has a port stored.
-        whole = parts.netloc if parts.port is not None or not port else f"{parts.netloc}:{port}"
-    except ValueError:  # no address: `Settings` refuses it
-        return address
-    usual = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
-    return address.replace(f"//{parts.netloc}", f"//{whole.removesuffix(usual)}", 1)
+        ti = get_current_context()["ti"]
+    except RuntimeError:  # outside of a task nobody can tell whether this is the first try
+        owner = Owner.of_task("hook", hook.aep_conn_id, "without a task", None, try_number=2)
+        return SetupPolicy(if_exists, owner, settings.visibility_seconds)
+    owner = Owner.of_task(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, ti.try_number)
+    is_mapped = ti.map_index is not None and ti.map_index >= 0
+    return SetupPolicy(if_exists, owner, settings.visibility_seconds, shares_name=is_mapped)
 
 
 async def _mask_in_loop(token: str) -> None:
-    """Mask a new token in the triggerer's logs; before Airflow 3.3.2 there is only a blocking way."""
+    """Mask a new token in the triggerer's logs; Airflow before 3.3.2 can only block for that."""
     from airflow.sdk import log
 
     if hasattr(log, "amask_secret"):

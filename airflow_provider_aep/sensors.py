@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseOperator,
     BaseSensorOperator,
     PokeReturnValue,
@@ -46,45 +47,45 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     """Waits for a flow run of a dataflow to end and returns it as a flat dict.
 
     Without `run_id` it waits for the flow run of its own DAG run, or for the earliest one created at or after `after`,
-    and stays with that run; an older run never satisfies it. A run that has ended already costs no deferral.
+    and keeps to that run; an older run never satisfies it. If the run has already ended, the task does not defer.
 
-    A scheduled DAG run, catch-up and backfill included, owns the first slot of Adobe's schedule between the moment it
-    is due and the moment the next DAG run is due, up to Adobe's next slot: no two DAG runs get the same flow run,
+    A scheduled DAG run, catch-up and backfill included, owns one slot of Adobe's schedule: the first between the moment
+    it is due and the moment the next DAG run is due, up to Adobe's next slot. So no two DAG runs get the same flow run,
     however many wait at once. Every other DAG run (manual, by an asset, without a logical date) waits for the next one.
 
-    A dataflow that is unknown, disabled or past its end fails the task at once; a run under way is still waited for.
+    If the dataflow is unknown, disabled or past its end, the task fails at once, unless a run is under way.
 
-    The task fails without a retry for a run that failed, a refusal of Adobe's and a time-out: another try would meet
-    the same. An outage never ends the wait. `soft_fail` skips after a bad run and a time-out, `never_fail` after
-    whatever happens while waiting; an argument that cannot be right fails the task in any case.
+    After a failed run, a refusal by Adobe or a time-out the task fails without a retry, which would meet the same. An
+    outage never ends the wait. `soft_fail` skips after a bad run or a time-out, `never_fail` after any error while
+    waiting; a wrong argument fails the task in any case.
 
     :param dataflow_id: the dataflow (templated)
     :param run_id: exactly this run (templated)
-    :param after: "dag_run" (default): see above; or a datetime with a zone or its ISO 8601 text (templated), None for
-        any time: the earliest run from then on
-    :param on_missing: what it does to the task if Adobe has no run for its slot (before the first slot, after the end,
-        skipped while disabled): "skip" (default), "fail", or "next": wait for the next one, which the next DAG run may
-        get, too
+    :param after: "dag_run" (default), see above; or the earliest run from a moment on: a datetime with a zone, its ISO
+        8601 text, or None for any time (templated)
+    :param on_missing: what happens to the task if Adobe has no run for its slot (before the first slot, after the end,
+        or while disabled): "skip" (default), "fail", or "next" (wait for the next run, which the next DAG run may get,
+        too)
     :param on_failed: what a failed run does to the task: "fail" (default), "succeed" or "skip"
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
     :param deferrable: wait in the triggerer, without a worker slot; default `[operators] default_deferrable`
-    :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing runs after the
-        wait then: no outlet asset events, no callbacks or listeners on the worker, so none of the first two may be set
-    :param poke_interval: seconds between two polls at the most; the triggerer polls more often while a wait is young,
-        but never below `[aep] poll_floor_seconds` (60) or this, whichever is less
+    :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing on the worker
+        follows then: no asset events, no callbacks, no listeners. Outlets and success callbacks are refused
+    :param poke_interval: the longest time between two polls, in seconds; the triggerer polls more often while a wait is
+        young, but not more often than `[aep] poll_floor_seconds` (60), or than this if it is less
     :param timeout: seconds until the wait fails, in the triggerer too
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"run_id", "dataflow_id", "status", "created_at", "started_at", "completed_at", "input_records",
     "output_records", "skipped_records", "failed_records", "input_bytes", "output_bytes", "output_files"}: times as
-    ISO 8601 in UTC, sizes in bytes, None where Adobe gives no number.
+    ISO 8601 text in UTC, a number that Adobe does not give as None.
 
     Raises:
-        InvalidArgument: an argument cannot be right; at construction where it is literal.
+        InvalidArgument: an argument cannot be right; a literal one when the DAG is parsed.
 
-    Source: GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/
+    Source: GET /runs in https://developer.adobe.com/experience-platform-apis/references/destinations/
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
@@ -120,7 +121,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
         self._wait: RunWait | None = None
-        self._own_skip: AirflowSkipException | None = None  # raised by a poke, not by Airflow
+        self._own_skip: AirflowSkipException | None = None  # raised by `poke`, not by Airflow's loop around it
         self._check()
 
     def _check(self) -> None:
@@ -146,15 +147,28 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         }
         for argument, is_set in follows.items():
             if is_set:
-                rule = f"ends the task in the triggerer, where {argument} would be left out in silence"
+                rule = f"ends the task in the triggerer, where {argument} would be ignored silently"
                 raise InvalidArgument("end_in_triggerer", True, rule)
 
     def execute(self, context: Context) -> Any:
         self._check()
-        with self._skip_as_asked():
-            if not self.deferrable:
-                return super().execute(context)
-            return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
+        with self._same_end_in_all_modes():
+            if self.deferrable:
+                return self._wait_deferred(context, deadline_after(self.timeout, self.execution_timeout))
+            return self._wait_on_worker(context)
+
+    def _wait_on_worker(self, context: Context) -> Any:
+        """Airflow's own loop, but a skip says what happened; Airflow's own says which of its arguments was set."""
+        try:
+            return super().execute(context)
+        except AirflowSkipException as skip:
+            if skip is self._own_skip:
+                raise
+            # Airflow skips for `soft_fail` and `never_fail`: without a cause after `timeout`, else because of an error.
+            cause = skip.__cause__
+            if cause is None or isinstance(cause, AirflowTaskTimeout):
+                raise AirflowSkipException(self._timeout_text(skip)) from skip
+            raise AirflowSkipException(str(cause)) from cause
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         try:
@@ -169,8 +183,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         wait = self._current_wait(context)
         if run:
             return wait.finish(run)
-        if time.time() >= deadline:  # the look itself may take long in an outage
-            raise AirflowSensorTimeout("the wait has timed out:")
+        if time.time() >= deadline:  # in an outage the look itself may take long
+            raise AirflowSensorTimeout
         self.log.info("waiting in the triggerer for %s", wait)
         self.defer(
             trigger=wait.trigger(
@@ -181,9 +195,9 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Decide what the trigger's event means, as `poke` would have done."""
+        """Decide by the trigger's event what `poke` would have decided."""
         try:
-            with self._refusals_fail():
+            with self._fail_on_refusal():
                 run = read_event(event)
         except WaitTimeout as timeout:
             raise AirflowSensorTimeout(str(timeout)) from None
@@ -193,29 +207,29 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         return self._current_wait(context).finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Airflow's own skips under `soft_fail` after any error, such as a crashed trigger."""
-        with self._skip_as_asked():
+        """Resume after a deferral; Airflow's own way skips for `soft_fail` after any error, even a crashed trigger."""
+        with self._same_end_in_all_modes():
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _look(self, context: Context) -> FlowRun | None:
-        """The run, if it has ended."""
+        """Return the run if it has ended."""
         self.check_not_killed()
         wait = self._current_wait(context)
-        with self._refusals_fail():
+        with self._fail_on_refusal():
             run = wait.look(self.hook())
         self.check_not_killed()
         return run
 
     def _current_wait(self, context: Context) -> RunWait:
-        """One for the life of this process, so that a run once found is kept."""
+        """Return this process's one wait, which keeps to the run that it has found."""
         if self._wait is None:
             with fail_without_retry():
                 self._wait = RunWait(self, self.dataflow_id, self.run_id, context=context)
         return self._wait
 
     @contextmanager
-    def _refusals_fail(self) -> Iterator[None]:
-        """Fail without a retry after a refusal; under `soft_fail`, which would skip then, fail with one."""
+    def _fail_on_refusal(self) -> Iterator[None]:
+        """Fail without a retry if Adobe refuses; with `soft_fail`, which would skip the task then, with one."""
         try:
             with fail_without_retry():
                 yield
@@ -225,31 +239,30 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             raise
 
     @contextmanager
-    def _skip_as_asked(self) -> Iterator[None]:
-        """Skip in all modes alike: `soft_fail` after a time-out or a bad run, `never_fail` after any error."""
+    def _same_end_in_all_modes(self) -> Iterator[None]:
+        """Skip after a time-out or a bad run with `soft_fail`, after any error with `never_fail`, in every mode."""
         try:
             yield
-        except AirflowRescheduleException:
+        except (AirflowRescheduleException, AirflowSkipException):
             raise
-        except AirflowSkipException as skip:
-            # On the worker Airflow skips by itself, and says only that `soft_fail` is set.
-            if isinstance(skip.__cause__, AirflowFailException):
-                raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
-            if skip is not self._own_skip and not self.deferrable and self._wait:  # Airflow's own, for a time-out
-                raise AirflowSkipException(f"the wait has timed out: {self._wait.last_seen()}") from skip
-            raise
-        except (TaskDeferralTimeout, AirflowSensorTimeout, AirflowFailException) as end:
-            timed_out = not isinstance(end, AirflowFailException)
-            # One text in all modes; Airflow's says how long it has waited, but not for what.
-            message = f"the wait has timed out: {self._wait.last_seen()}" if timed_out and self._wait else str(end)
-            if isinstance(end, TaskDeferralTimeout):
-                message = f"the wait has timed out, and no triggerer has said so: is one running? ({end})"
+        except TaskDeferralTimeout as end:
+            self._end_by_timeout(f"the wait has timed out, and no triggerer has said so: is one running? ({end})", end)
+        except AirflowSensorTimeout as end:
+            self._end_by_timeout(self._timeout_text(end), end)
+        except AirflowFailException as failure:
             if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(message) from end
-            if timed_out:
-                raise AirflowSensorTimeout(message) from end
+                raise AirflowSkipException(str(failure)) from failure
             raise
         except Exception as error:
             if self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
+
+    def _end_by_timeout(self, message: str, end: Exception) -> NoReturn:
+        if self.soft_fail or self.never_fail:
+            raise AirflowSkipException(message) from end
+        raise AirflowSensorTimeout(message) from end
+
+    def _timeout_text(self, end: Exception) -> str:
+        """One text in all modes; Airflow's own says how long the task has waited, but not for what."""
+        return f"the wait has timed out: {self._wait.last_seen()}" if self._wait else str(end)

@@ -1,4 +1,4 @@
-"""What all tasks of this provider share: which errors are worth a retry, and what happens when one is killed."""
+"""What all tasks of this provider share: which errors are worth a retry, how templates fail, how a kill ends them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What a template may use of a DAG run's logical date; a DAG run without one has none of these.
-_OF_THE_DATE = frozenset(
+# What Airflow derives from a DAG run's logical date; a DAG run without one has none of these.
+_OF_THE_LOGICAL_DATE = frozenset(
     {"logical_date", "data_interval_start", "data_interval_end", "ds", "ds_nodash"}
     | {"ts", "ts_nodash", "ts_nodash_with_tz"}
 )
 
 
 class InvalidTaskArgument(InvalidArgument, AirflowFailException):
-    """A DAG argument that cannot be right; Airflow does not retry it."""
+    """A task's argument cannot be right; Airflow fails the task without a retry."""
 
 
 @contextmanager
 def fail_without_retry() -> Iterator[None]:
-    """Turn errors that another try cannot cure into failures that Airflow does not retry."""
+    """Turn errors that a retry cannot cure into failures that Airflow does not retry."""
     try:
         yield
     except InvalidArgument as error:
@@ -48,21 +48,21 @@ def fail_without_retry() -> Iterator[None]:
 
 
 class AepTask:
-    """Mixed into an Airflow operator or sensor that has `aep_conn_id` and `sandbox_name`."""
+    """A mixin for Airflow operators and sensors that have `aep_conn_id` and `sandbox_name`."""
 
     aep_conn_id: str
     sandbox_name: str | None
     _killed = False
 
-    #: Arguments that decide how the task ends, beside its template fields; the UI shows them with those.
+    #: Arguments that decide how the task ends; the UI shows them beside its template fields.
     shown_options: ClassVar[tuple[str, ...]] = ()
 
     @property
     def options(self) -> dict[str, Any] | None:
-        """For the UI's rendered templates, which show a destination or schedule as a bare list: {"if_exists": "reuse",
-        "destination": "AmazonS3(bucket='lake-exports', path='etl')", …}.
+        """What *Rendered Templates* shows beside the template fields, where a destination or schedule is a bare list.
 
-        None as long as something is not rendered, so that Jinja never meets the text of a template.
+        {"if_exists": "reuse", "destination": "AmazonS3(bucket='lake-exports', path='etl')", …}; None until destination
+        and schedule are rendered, so that Jinja never renders the text of a template.
         """
         arguments = {name: getattr(self, name, None) for name in ("destination", "schedule")}
         typed = {name: value for name, value in arguments.items() if isinstance(value, tuple)}
@@ -73,7 +73,7 @@ class AepTask:
 
     @options.setter
     def options(self, rendered: object) -> None:
-        """Airflow writes back what it has rendered; nothing is kept."""
+        """Ignore what Airflow writes back after rendering."""
 
     def hook(self) -> AepHook:
         from airflow_provider_aep.hooks import AepHook
@@ -81,7 +81,11 @@ class AepTask:
         return AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name)
 
     def render_template(self, content: Any, context: Context, jinja_env: Any = None, *args: Any) -> Any:
-        """Render, and explain what a template misses. Destinations and schedules check themselves when rebuilt."""
+        """Render, and say what an undefined name means. Destinations and schedules check themselves when rebuilt.
+
+        Raises:
+            InvalidTaskArgument: the template names something that this DAG run does not have.
+        """
         with fail_without_retry():
             try:
                 return super().render_template(content, context, jinja_env, *args)  # type: ignore[misc]  # Airflow's have it
@@ -90,31 +94,32 @@ class AepTask:
 
                 if not isinstance(error, UndefinedError) or not isinstance(content, str):
                     raise
-                rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
                 environment = jinja_env or self.get_template_env()  # type: ignore[attr-defined]  # Airflow's have it
                 missing = meta.find_undeclared_variables(environment.parse(content)) - set(context)
-                if missing & _OF_THE_DATE:
+                dates = ", ".join(sorted(missing & _OF_THE_LOGICAL_DATE))
+                rule = f"{error}: this DAG run has nothing of that name; is it misspelt, or was it not given?"
+                if dates:
                     rule = (
-                        f"{error}: not every DAG run has it; a manual one may have no logical date. "
-                        "Use {{ dag_run.run_after | ds }}, which each has"
+                        f"{error}: this DAG run has no logical date, so no {dates}. "
+                        "Use {{ dag_run.run_after | ds }}, which every DAG run has"
                     )
                 raise InvalidTaskArgument("template", content, rule) from None
 
     def on_kill(self) -> None:
-        """Stop after SIGTERM or a time-out. Nothing changes at Adobe, which has no call to cancel a run."""
+        """Stop after SIGTERM or a time-out. Adobe has no call that cancels a set-up or a run."""
         self._killed = True
-        log.info("the task was told to stop; nothing changes at Adobe")
+        log.info("told to stop; nothing is changed or cancelled at Adobe")
 
     def check_not_killed(self) -> None:
-        """Fail after SIGTERM: Airflow lets the task go on, and it would end as a success."""
+        """Raise if the task was killed: after SIGTERM Airflow lets it go on, and it would end as a success."""
         if self._killed:
             raise RuntimeError("the task was told to stop; the next try finds what it has set up")
 
 
 class AepOperator(AepTask, BaseOperator):
-    """What all operators share: the connection, and how arguments and errors are treated.
+    """The base of all operators: the connection, and how arguments and errors are handled.
 
-    A subclass ends its `__init__` with `_check()`, which checks what is literal; `execute` checks what was rendered.
+    A subclass ends its `__init__` with `_check()`, which checks literal arguments; `execute` checks rendered ones.
     """
 
     ui_color = "#f5d0d0"
@@ -125,7 +130,11 @@ class AepOperator(AepTask, BaseOperator):
         self.sandbox_name = sandbox_name
 
     def check_arguments(self) -> None:
-        """Raises InvalidArgument for an argument that is known and cannot be right."""
+        """Check what is known so far.
+
+        Raises:
+            InvalidArgument: an argument cannot be right.
+        """
         check_where(self.aep_conn_id, self.sandbox_name)
 
     def _check(self) -> None:
@@ -136,8 +145,8 @@ class AepOperator(AepTask, BaseOperator):
         """Do the work.
 
         Raises:
-            AirflowFailException: the DAG, a permission or an entity must change first; Airflow need not try again.
-            AepError: an outage; trying again is safe.
+            AirflowFailException: the DAG, a permission or an entity must change first; a retry cannot help.
+            AepError: an outage; a retry is safe.
         """
         self._check()
         with fail_without_retry():
@@ -155,7 +164,7 @@ class AepOperator(AepTask, BaseOperator):
 
 
 class AepSetupOperator(AepOperator):
-    """What the operators share that set something up: its name, and what to do with what bears that name already."""
+    """The base of operators that set something up: its name, and what to do with what exists under that name."""
 
     def __init__(self, *, name: str | None = None, if_exists: IfExists = "reuse", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -169,7 +178,7 @@ class AepSetupOperator(AepOperator):
         check_choice("if_exists", self.if_exists, ("reuse", "update", "fail"))
 
     def policy(self, context: Context, *, waits: bool = False) -> SetupPolicy:
-        """How to set up, and the mark that tells what this task has created from what others have."""
+        """How this task sets up, and as whose its creations are marked."""
         from airflow_provider_aep.api.provisioning.owner import Owner
         from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 
@@ -179,10 +188,10 @@ class AepSetupOperator(AepOperator):
         return SetupPolicy(self.if_exists, owner, self.hook().settings().visibility_seconds, shares_name, waits)
 
     def entity_name(self, context: Context, *content: object) -> str:
-        """The name given, or one that no other task of this Airflow bears: dag_id.task_id.
+        """The name given, or dag_id.task_id, which no other task of this Airflow has.
 
-        Mapped tasks of one operator are told apart by what they export and to where, not by their index, which another
-        order of the same list would change, nor by what `if_exists="update"` may change, such as the format.
+        The names of mapped tasks differ by `content`, what goes where: not by the index, which changes with the order
+        of the list, nor by what `if_exists="update"` may change, such as the format.
         """
         if self.name is not None:
             return entity_name("name", self.name)

@@ -131,7 +131,7 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     (SENSOR, {"run_id": "a,b"}, "run_id = 'a,b': must be an ID"),
     (SENSOR, {"end_in_triggerer": True}, "end_in_triggerer = True: needs deferrable=True"),
     *(
-        (SENSOR, {"end_in_triggerer": True, "deferrable": True, name: value}, f"{name} would be left out in silence")
+        (SENSOR, {"end_in_triggerer": True, "deferrable": True, name: value}, f"{name} would be ignored silently")
         for name, value in LEFT_OUT
     ),
 ]

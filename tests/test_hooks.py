@@ -14,17 +14,20 @@ import tomllib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook
+from airflow.sdk.execution_time.context import set_current_context
 
 import airflow_provider_aep
 from airflow_provider_aep import get_provider_info
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import list_page
+from airflow_provider_aep.api.provisioning.desired import ExportIds
 from airflow_provider_aep.api.queries import check_access, list_datasets
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
@@ -32,10 +35,12 @@ from airflow_provider_aep.destinations import AmazonS3, destination_type
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID, Platform
 from airflow_provider_aep.errors import AccessDenied, EntityExists, EntityNotFound, InvalidArgument, OutcomeUnknown
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.operators import AepExportDatasetsOperator
 from airflow_provider_aep.schedules import Every
 from tests.adobe.served import DATASET, OTHER_DATASET, ServedAdobe
 from tests.canned import answers, ok, raw
 from tests.conftest import Runner, settings_for_tests
+from tests.tasks import context
 
 # As a real secret looks, with signs that have a meaning in a URI.
 SECRET = "p8e-planted/secret+with=signs@and:more%"
@@ -299,10 +304,13 @@ def test_a_procedure_over_http(perform: Callable[..., Any], adobe: ServedAdobe) 
 def test_a_dropped_line_over_http(perform: Callable[..., Any], adobe: ServedAdobe) -> None:
     adobe.fault("POST /sourceConnections", "lose_reply")
     adobe.fault("GET /sourceConnections", "truncate", skip=1)
-    before = len(perform(list_page("/sourceConnections")).items)
+    # By name: other tests fill the list beyond its first page.
+    name = f"dropped line {len(adobe.admin('GET', 'creations')['creations'])}"
+    named = list_page("/sourceConnections", filters=[f"name=={name}"])
+    assert perform(named).items == []
     with pytest.raises(OutcomeUnknown):
-        perform(calls.create_source_connection("s", ["5ef3e3259ad2a1191ab7dd7d"]))  # type: ignore[list-item]
-    assert len(perform(list_page("/sourceConnections")).items) == before + 1
+        perform(calls.create_source_connection(name, ["5ef3e3259ad2a1191ab7dd7d"]))  # type: ignore[list-item]
+    assert len(perform(named).items) == 1
     asked = [each for each in adobe.requests() if "sourceConnections" in each]
     assert asked == ["GET /sourceConnections", "POST /sourceConnections", *["GET /sourceConnections"] * 2]
 
@@ -374,9 +382,18 @@ def test_datasets_by_ids_names_and_pattern(ask: Callable[..., Any]) -> None:
     everything = ask("list_datasets")
     assert {DATASET, OTHER_DATASET} <= {each.id for each in everything}
     (one,) = ask("list_datasets", dataset_ids=OTHER_DATASET)
-    assert ask("list_datasets", names=[one.name]) == ask("list_datasets", pattern=one.name) == [one]
+    assert ask("list_datasets", names=[one.name]) == ask("list_datasets", name_pattern=one.name) == [one]
     with pytest.raises(InvalidArgument, match=r"not among the .* datasets that may be exported from sandbox 'prod'"):
         ask("list_datasets", names=["no such dataset"])
+    mistakes: list[dict[str, Any]] = [
+        {"names": []},
+        {"name_pattern": ""},
+        {"dataset_ids": []},
+        {"names": "a", "name_pattern": "b"},
+    ]
+    for wrong in mistakes:
+        with pytest.raises(InvalidArgument):
+            ask("list_datasets", **wrong)
 
 
 def test_an_export_is_set_up_once_and_its_runs_are_listed(ask: Callable[..., Any], adobe: ServedAdobe) -> None:
@@ -402,6 +419,7 @@ def test_an_export_is_set_up_once_and_its_runs_are_listed(ask: Callable[..., Any
     second = adobe.run(ids.dataflow_id, "failed")
     assert [run.id for run in ask("list_runs", ids.dataflow_id)] == [second, first]
     assert [run.id for run in ask("list_runs", ids.dataflow_id, since=between)] == [second]
+    assert [run.id for run in ask("list_runs", ids.dataflow_id, limit=1)] == [second]
     assert ask("get_run", first).outcome == "success"
     assert ask("get_run", second).outcome == "failed"
 
@@ -418,15 +436,67 @@ def test_what_cannot_be_right_is_refused_before_anything_is_sent(ask: Callable[.
         ("folder_template", {"folder_template": "%NOTHING%"}),
         ("if_exists", {"if_exists": "perhaps"}),
         ("destination_conn_id", {"destination_conn_id": None}),
+        ("base_connection_id", {"base_connection_id": "0f0c"}),
     ]
     for argument, change in wrong:
         with pytest.raises(InvalidArgument) as refused:
             ask("set_up_export", **{"destination_conn_id": "aws_exports", **good, **change})
         assert refused.value.argument == argument
-    for method, given, named in (("list_runs", "", {}), ("get_run", "a b", {}), ("list_runs", "x", {"since": "then"})):
+    for method, given, named in (
+        ("list_runs", "", {}),
+        ("list_runs", "x", {"since": "then"}),
+        ("list_runs", "x", {"limit": 0}),
+        ("get_run", "a b", {}),
+    ):
         with pytest.raises(InvalidArgument):
             ask(method, given, **named)
+    with pytest.raises(TypeError, match="filetype"):
+        ask("set_up_export", **good, destination_conn_id="aws_exports", filetype="JSON")
     assert adobe.sent == []
+
+
+def test_the_operator_and_the_hook_set_up_the_same_export(ask: Callable[..., Any], adobe: ServedAdobe) -> None:
+    """Whoever leaves an argument out gets the same default by either way, or "fail" and "reuse" would refuse."""
+    export: dict[str, Any] = {
+        "name": f"both ways {len(adobe.admin('GET', 'creations')['creations'])}",
+        "dataset_ids": [DATASET],
+        "destination": AmazonS3("lake-exports", "hooks"),
+        "destination_conn_id": "aws_exports",
+        "schedule": FAR,
+    }
+    result = AepExportDatasetsOperator(task_id="export", **export).execute(context())
+    before = len(adobe.creations(export["name"]))
+    ids = ask("set_up_export", **export)
+    assert {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)} == result
+    assert len(adobe.creations(export["name"])) == before == 3
+
+
+def test_mapped_tasks_that_ask_for_different_exports_under_one_name_are_refused(
+    ask: Callable[..., Any], adobe: ServedAdobe
+) -> None:
+    """Also with "update", by which each would undo the other's work; in the second DAG run the first finds its own."""
+    name = f"mapped by hand {len(adobe.admin('GET', 'creations')['creations'])}"
+
+    def set_up(dag_run: str, map_index: int, dataset: str) -> ExportIds:
+        ti = SimpleNamespace(dag_id="d", task_id="t", run_id=dag_run, map_index=map_index, try_number=1)
+        with set_current_context({"ti": ti}):  # type: ignore[typeddict-item]  # as much of it as a hook asks for
+            ids: ExportIds = ask(
+                "set_up_export",
+                name=name,
+                dataset_ids=dataset,
+                destination=AmazonS3("lake-exports", "hooks"),
+                destination_conn_id="aws_exports",
+                schedule=FAR,
+                if_exists="update",
+            )
+        return ids
+
+    first = set_up("run 1", 0, DATASET)
+    for dag_run in ("run 1", "run 2"):
+        assert set_up(dag_run, 0, DATASET) == first
+        with pytest.raises(EntityExists, match="another mapped task of this DAG run"):
+            set_up(dag_run, 1, OTHER_DATASET)
+    assert set_up("run 3", 1, OTHER_DATASET).dataset_ids == (OTHER_DATASET,)
 
 
 def test_a_run_that_adobe_does_not_know(ask: Callable[..., Any]) -> None:

@@ -73,7 +73,8 @@ TABLE: dict[str, set[str]] = {
     "api.runs.index": {*LEAVES, "api.runs.selection", "api.wire"},
     "api.runs.poll": {*REQUEST, "api.runs.index", "api.wire"},
     # Airflow's side
-    "hooks": {"arguments", "api", *PUBLIC_LEAVES},
+    "airflow_connection": {"api", *PUBLIC_LEAVES},
+    "hooks": {"airflow_connection", "arguments", "api", *PUBLIC_LEAVES},
     "subscription": {"api"},
     "run_poller": {"subscription", "hooks", "api", *PUBLIC_LEAVES},
     "arguments": LEAVES,
@@ -102,6 +103,7 @@ THIRD_PARTY = {
     "tenacity": {"api.session", "api.retry"},
     "asgiref": {"hooks", "triggers"},  # Airflow's own, whose blocking calls need the loop's thread-sensitive bridge
     "airflow": {
+        "airflow_connection",
         "hooks",
         "run_poller",
         "tasks",

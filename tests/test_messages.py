@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from airflow._shared.secrets_masker import SecretsMasker as CoreSecretsMasker
+from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk import DAG
 from airflow.sdk._shared.secrets_masker import SecretsMasker
 
@@ -196,7 +197,7 @@ def _missing_connection(stage: Stage) -> str:
 # -- what a DAG says ------------------------------------------------------------------------------------------------
 
 
-@provokes("… is undefined: not every DAG run has it")
+@provokes("… is undefined: this DAG run has no logical date, so no …")
 def _no_logical_date(stage: Stage) -> str:
     """A DAG run that somebody triggers without a date, as Airflow 3 does by default."""
     with DAG("undefined", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
@@ -647,9 +648,13 @@ def test_an_outage_takes_retries(stage: Stage) -> None:
     [
         (
             "{{ ds_nodash }}",
-            "'ds_nodash' is undefined: not every DAG run has it; a manual one may have no logical date",
+            "'ds_nodash' is undefined: this DAG run has no logical date, so no ds_nodash. Use {{ dag_run.run_after",
         ),
-        ("{{ data_interval_end | ds }}", "'data_interval_end' is undefined: not every DAG run has it"),
+        (
+            "{{ data_interval_end | ds }}",
+            "'data_interval_end' is undefined: this DAG run has no logical date, so no data_interval_end",
+        ),
+        ("{{ ts or ds }}", "'ts' is undefined: this DAG run has no logical date, so no ds, ts"),
         (
             "{{ dss }}",
             "'dss' is undefined: this DAG run has nothing of that name; is it misspelt, or was it not given?",
@@ -665,17 +670,38 @@ def test_what_a_template_asked_for_in_vain(text: str, told: str, stage: Stage) -
     assert told in said
 
 
-@pytest.mark.parametrize("outcome", ["failed", "a time-out"])
-def test_a_wait_that_soft_fail_skips_says_why_in_all_modes(outcome: str, stage: Stage) -> None:
-    flow = stage.adobe.dataflow(f"messages: soft {outcome}")
-    if outcome == "failed":
+WHY_SKIPPED = {
+    "a failed run": "^flow run .* has failed .*Job abort",
+    "a time-out": "^the wait has timed out: there is no run",
+    "an unreadable reply": "^GET /flows/.*lacks what it must hold",
+}
+
+
+@pytest.mark.parametrize("policy", ["soft_fail", "never_fail"])
+@pytest.mark.parametrize("end", WHY_SKIPPED)
+def test_a_wait_that_is_skipped_says_why_in_all_modes(end: str, policy: str, stage: Stage) -> None:
+    flow = stage.adobe.dataflow(f"messages: {policy} {end}")
+    if end == "a failed run":
         stage.adobe.run(flow, "failed")
-    about: dict[str, Any] = {"dataflow_id": flow, "soft_fail": True, "timeout": 20 if outcome == "failed" else 1}
-    told = {mode: ended(sensor, context(), **about, **arguments).message for mode, arguments in MODES.items()}
-    expected = (
-        "flow run .* has failed .*Job abort" if outcome == "failed" else "^the wait has timed out: there is no run"
-    )
-    assert [mode for mode, message in told.items() if not re.search(expected, message)] == [], told
+    if end == "an unreadable reply":
+        stage.adobe.line.rewrite = lambda text: text.replace(b'"items"', b'"itemz"')
+    about: dict[str, Any] = {"dataflow_id": flow, policy: True, "timeout": 1 if end == "a time-out" else 20}
+    ends = {mode: ended(sensor, context(), **about, **arguments) for mode, arguments in MODES.items()}
+    state = "retried" if (end, policy) == ("an unreadable reply", "soft_fail") else "skipped"
+    assert [mode for mode, each in ends.items() if each.state != state] == [], ends
+    assert [mode for mode, each in ends.items() if not re.search(WHY_SKIPPED[end], each.message)] == [], ends
+
+
+def test_a_wait_that_execution_timeout_ends_and_soft_fail_skips_says_so(stage: Stage) -> None:
+    flow = stage.adobe.dataflow("messages: execution timeout")
+
+    class TimedOut(AepDataflowRunSensor):
+        def poke(self, context: Any) -> Any:
+            super().poke(context)
+            raise AirflowTaskTimeout("Timeout, PID: 1")  # as Airflow interrupts a poke
+
+    with pytest.raises(AirflowSkipException, match=r"^the wait has timed out: there is no run of dataflow"):
+        TimedOut(task_id="wait", dataflow_id=flow, after=None, soft_fail=True, deferrable=False).execute(context())
 
 
 def test_a_wait_that_no_triggerer_ended_says_so(stage: Stage) -> None:

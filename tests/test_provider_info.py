@@ -72,7 +72,7 @@ def test_the_connection_type_leads_to_the_hook() -> None:
 
 def test_the_form_asks_for_what_the_hook_reads() -> None:
     """Time limits stand in the configuration, so that the form stays short; the extra takes them as well."""
-    source = (ROOT / "airflow_provider_aep" / "hooks.py").read_text()
+    source = (ROOT / "airflow_provider_aep" / "airflow_connection.py").read_text()
     read = set(re.findall(r'_text\(extra, "(\w+)"', source))
     assert read == set(CONNECTION["conn-fields"])
 
@@ -128,7 +128,7 @@ def test_each_fallback_in_the_code_is_the_default_shown() -> None:
 
 
 def _options_read() -> list[tuple[str, float | None]]:
-    """Names and fallbacks in `conf.getfloat("aep", name, fallback=…)` and the hook's `_setting(extra, name, …)`."""
+    """Names and fallbacks in `conf.getfloat("aep", name, fallback=…)` and `_setting(extra, name, …)`."""
     found: list[tuple[str, float | None]] = []
     for file in (ROOT / "airflow_provider_aep").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

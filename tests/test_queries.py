@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_aep.api.calls import list_page
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
-from airflow_provider_aep.api.queries import all_items, check_access, list_datasets
+from airflow_provider_aep.api.queries import all_items, check_access, list_datasets, list_runs
 from airflow_provider_aep.api.runs.selection import find_run
 from airflow_provider_aep.emulator.flow_service.datasets import SEEDED
 from airflow_provider_aep.errors import EntityNotFound, InvalidArgument, UnexpectedReply
@@ -42,25 +42,48 @@ def test_no_page_is_asked_for_that_is_not_needed(run: Runner) -> None:
     assert len(canned.requests) == 1
 
 
+# Flow runs
+
+
+def flow_run(number: int, dataflow: str = "f") -> dict[str, Any]:
+    return {"id": str(number), "flowId": dataflow, "createdAt": number}
+
+
+def test_the_newest_runs_take_no_more_pages_than_they_need(run: Runner) -> None:
+    canned = answers(run, page(flow_run(9), flow_run(8, "g"), flow_run(7), token="a"))
+    assert [each.id for each in run(list_runs(DataflowId("f"), limit=2))] == ["9", "7"]
+    assert len(canned.requests) == 1
+
+
+def test_the_newest_runs_of_a_list_without_an_order_take_all_pages(run: Runner) -> None:
+    answers(run, page(flow_run(7), flow_run(9), token="a"), page(flow_run(8)))
+    assert [each.id for each in run(list_runs(DataflowId("f"), limit=2))] == ["9", "8"]
+
+
+def test_runs_since_a_moment_are_newest_first(run: Runner) -> None:
+    answers(run, page(flow_run(9), flow_run(7), token="a"), page(flow_run(8), flow_run(3)))
+    assert [each.id for each in run(list_runs(DataflowId("f"), since_ms=7))] == ["9", "8", "7"]
+
+
 # Datasets
 
 
 def test_datasets_by_id_keep_the_order_asked_for(run: Runner) -> None:
-    assert [each.id for each in run(list_datasets(ids=[IDS[2], IDS[0], IDS[2]]))] == [IDS[2], IDS[0]]
+    assert [each.id for each in run(list_datasets(dataset_ids=[IDS[2], IDS[0], IDS[2]]))] == [IDS[2], IDS[0]]
 
 
 def test_datasets_by_name_and_by_pattern(run: Runner) -> None:
     names = [each.name for each in SEEDED]
     assert [each.id for each in run(list_datasets(names=[names[1]]))] == [IDS[1]]
-    assert [each.id for each in run(list_datasets(pattern=f"{names[1][:-1]}?"))] == [IDS[1]]
-    assert run(list_datasets(pattern=names[1].upper() + "x")) == []
+    assert [each.id for each in run(list_datasets(name_pattern=f"{names[1][:-1]}?"))] == [IDS[1]]
+    assert run(list_datasets(name_pattern=names[1].upper() + "x")) == []
     assert [each.id for each in run(list_datasets())] == IDS
 
 
 @pytest.mark.parametrize("argument", ["ids", "names"])
 def test_a_dataset_that_may_not_be_exported_is_told_with_the_likely_reasons(run: Runner, argument: str) -> None:
     with pytest.raises(InvalidArgument, match=r"nowhere is not among the \d+ datasets .* enabled for Profile"):
-        run(list_datasets(ids=["nowhere"]) if argument == "ids" else list_datasets(names=["nowhere"]))
+        run(list_datasets(dataset_ids=["nowhere"]) if argument == "ids" else list_datasets(names=["nowhere"]))
 
 
 def test_a_name_of_two_datasets_is_not_guessed_at(run: Runner) -> None:

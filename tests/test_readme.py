@@ -19,7 +19,8 @@ from airflow.sdk import DAG
 from airflow_provider_aep import destinations, get_provider_info, operators, schedules, sensors
 from airflow_provider_aep.api import credentials
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
-from airflow_provider_aep.hooks import AepHook, ExportArguments
+from airflow_provider_aep.arguments import NamedExport
+from airflow_provider_aep.hooks import AepHook
 from tests.adobe.served import ServedAdobe
 from tests.compat import PYTHONS, airflow_of
 from tests.dag_runs import Finished
@@ -174,5 +175,5 @@ def test_the_methods_are_the_hooks() -> None:
         method, named = re.fullmatch(r"`(\w+)\((.*)\)`", cell).groups()  # type: ignore[union-attr]
         for name in (method, f"a{method}"):
             assert callable(getattr(AepHook, name))
-        taken = {*inspect.signature(getattr(AepHook, method)).parameters, *ExportArguments.__annotations__}
+        taken = {*inspect.signature(getattr(AepHook, method)).parameters, *NamedExport.__annotations__}
         assert set(re.findall(r"\w+", named)) <= taken, method

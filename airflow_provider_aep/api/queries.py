@@ -52,7 +52,7 @@ def all_items(
 
 
 def list_datasets(
-    *, ids: Sequence[str] = (), names: Sequence[str] = (), pattern: str = "", sandbox_name: str = ""
+    *, dataset_ids: Sequence[str] = (), names: Sequence[str] = (), name_pattern: str = "", sandbox_name: str = ""
 ) -> Procedure[list[Dataset]]:
     """Datasets that may be exported: all, or those of the given IDs, names, or name pattern (`*`, `?`, `[…]`).
 
@@ -74,9 +74,9 @@ def list_datasets(
             break
         start += len(page.items)
     datasets = list(found.values())
-    if ids:
-        _demand("dataset_ids", ids, found, sandbox_name)
-        return [found[dataset_id] for dataset_id in dict.fromkeys(ids)]
+    if dataset_ids:
+        _demand("dataset_ids", dataset_ids, found, sandbox_name)
+        return [found[dataset_id] for dataset_id in dict.fromkeys(dataset_ids)]
     if names:
         by_name: dict[str, list[Dataset]] = {}
         for dataset in datasets:
@@ -87,7 +87,7 @@ def list_datasets(
                 same = ", ".join(dataset.id for dataset in by_name[name])
                 raise InvalidArgument("names", name, f"means several datasets ({same}); give dataset_ids instead")
         return [by_name[name][0] for name in dict.fromkeys(names)]
-    return [dataset for dataset in datasets if not pattern or fnmatch.fnmatchcase(dataset.name, pattern)]
+    return [dataset for dataset in datasets if not name_pattern or fnmatch.fnmatchcase(dataset.name, name_pattern)]
 
 
 def _demand(argument: str, wanted: Sequence[str], known: Mapping[str, object], sandbox_name: str) -> None:
@@ -145,8 +145,12 @@ def _step_of(error: ReplyError) -> str:
 
 def reaches_back(items: Sequence[Mapping[str, Any]], since_ms: int) -> bool:
     """Whether a page that Adobe has really put newest first ends before `since_ms`."""
+    return bool(items) and int(items[-1].get("createdAt") or 0) < since_ms and _is_newest_first(items)
+
+
+def _is_newest_first(items: Sequence[Mapping[str, Any]]) -> bool:
     created = [int(item.get("createdAt") or 0) for item in items]
-    return bool(created) and created[-1] < since_ms and created == sorted(created, reverse=True)
+    return created == sorted(created, reverse=True)
 
 
 def dataflows_of(collection: Collection, connection_id: str) -> Procedure[list[Dataflow]]:
@@ -171,10 +175,16 @@ def list_dataflows() -> Procedure[list[Dataflow]]:
     return [each for each in map(DATAFLOWS.read, items) if each.state != VANISHING]
 
 
-def list_runs(dataflow: DataflowId, *, since_ms: int = 0) -> Procedure[list[FlowRun]]:
-    """The flow runs of a dataflow, newest first, created at or after `since_ms` (milliseconds since 1970 UTC)."""
-    items = yield from all_items(
-        calls.list_runs(f"flowId=={dataflow}"), enough=lambda items: reaches_back(items, since_ms)
-    )
+def list_runs(dataflow: DataflowId, *, since_ms: int = 0, limit: int | None = None) -> Procedure[list[FlowRun]]:
+    """The flow runs of a dataflow, newest first: those created at or after `since_ms`, at most the newest `limit`.
+
+    `since_ms` is in milliseconds since 1970 UTC.
+    """
+
+    def enough(items: list[dict[str, Any]]) -> bool:
+        ours = [item for item in items if item.get("flowId") == dataflow]
+        return reaches_back(items, since_ms) or (limit is not None and len(ours) >= limit and _is_newest_first(items))
+
+    items = yield from all_items(calls.list_runs(f"flowId=={dataflow}"), enough=enough)
     runs = [run for run in map(read_flow_run, items) if run.dataflow_id == dataflow and run.created_ms >= since_ms]
-    return sorted(runs, key=lambda run: (run.created_ms, run.id), reverse=True)
+    return sorted(runs, key=lambda run: (run.created_ms, run.id), reverse=True)[:limit]

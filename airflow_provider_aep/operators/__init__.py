@@ -1,4 +1,4 @@
-"""What a DAG author writes, one module for each step of an export's life, loaded when its operator is named."""
+"""The operators, one module for each step of an export's life; a module is loaded when its operator is first used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A DAG that uses one operator does not load the others at each parse (PEP 562)."""
+    """Load an operator's module on first use (PEP 562), so that parsing a DAG costs no more than what it uses."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Create the login, the source and the target of an export."""
+"""Set up what a dataflow connects: the login at a storage account, the source and the target."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ __all__ = [
 
 
 class AepCreateBaseConnectionOperator(AepSetupOperator):
-    """Exactly one login at a storage account, found by name and destination; many exports may share it.
+    """Sets up a base connection, a login at a storage account, exactly once; many exports can share it.
 
-    :param destination: one of the six types of `destinations`; only its kind matters here (templated)
-    :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
+    :param destination: one of the six types of `destinations`; only the type matters here (templated)
+    :param destination_conn_id: Airflow connection that holds the login; None for the Data Landing Zone (templated)
     :param name: default "airflow <destination_conn_id>" (templated)
-    :param if_exists: "reuse", "update" (send the credentials again, in place) or "fail"
+    :param if_exists: "reuse", "update" (replace the credentials in place) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the base connection's ID.
 
     Raises:
-        AirflowFailException: there is one, and it is for another account, logs in otherwise, or `if_exists="fail"`.
+        InvalidArgument: an argument cannot be right, or the Airflow connection does not hold the login.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: "Create a base connection" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (
@@ -78,21 +80,23 @@ class AepCreateBaseConnectionOperator(AepSetupOperator):
 
 
 class AepCreateSourceConnectionOperator(AepSetupOperator):
-    """Exactly one source connection for a list of datasets.
+    """Sets up a source connection, which datasets to export, exactly once.
 
-    :param dataset_ids: one ID or several, or what `AepListDatasetsOperator` returns, or one item of it (templated)
+    :param dataset_ids: an ID, several, what `AepListDatasetsOperator` returns, or one item of that (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (refuse one with other datasets), "update" (make a new one, which
-        `AepCreateDataflowOperator` attaches; Adobe cannot change the datasets of one) or "fail"
+    :param if_exists: "reuse" (refuse one with other datasets), "update" (create another one, which
+        `AepCreateDataflowOperator` attaches, since Adobe cannot change the datasets of one) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the source connection's ID.
 
     Raises:
-        AirflowFailException: there is one, and `if_exists` does not allow for it.
+        InvalidArgument: an argument cannot be right.
+        AirflowFailException: one of this name differs, and `if_exists` does not let it be replaced.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: "Create a source connection" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "dataset_ids")
@@ -116,24 +120,26 @@ class AepCreateSourceConnectionOperator(AepSetupOperator):
 
 
 class AepCreateTargetConnectionOperator(AepSetupOperator):
-    """Exactly one target connection: a folder at a storage account, and the format of the files.
+    """Sets up a target connection, a folder at a storage account and the format of its files, exactly once.
 
     :param base_connection_id: the login (templated)
     :param destination: where the files go (templated)
     :param file_type: "PARQUET" or "JSON" (templated)
-    :param compression: "GZIP" or "NONE"; JSON is exported only compressed (templated)
-    :param include_file_manifest: let Adobe write a list of the files beside them
+    :param compression: "GZIP" or "NONE"; Adobe exports JSON only compressed (templated)
+    :param include_file_manifest: let Adobe write a list of the files beside them; None means no
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (refuse one for another place or format), "update" (change it) or "fail"
+    :param if_exists: "reuse" (refuse one with another place or format), "update" (change it) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the target connection's ID.
 
     Raises:
-        AirflowFailException: there is one, and `if_exists` does not allow for it, or Adobe cannot change it as asked.
+        InvalidArgument: an argument cannot be right.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: "Create a target connection" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (
@@ -176,7 +182,7 @@ class AepCreateTargetConnectionOperator(AepSetupOperator):
         from airflow_provider_aep.api.provisioning.desired import DesiredTargetConnection
         from airflow_provider_aep.api.provisioning.ensure import ensure_target_connection
 
-        kind = destination_type(self.destination)
+        row = destination_type(self.destination)
         params = target_params(
             self.destination,
             file_type=self.file_type,
@@ -184,7 +190,6 @@ class AepCreateTargetConnectionOperator(AepSetupOperator):
             include_file_manifest=self.include_file_manifest,
         )
         base = BaseConnectionId(entity_id("base_connection_id", self.base_connection_id))
-        desired = DesiredTargetConnection(
-            self.entity_name(context, base, kind.name, *self.destination), kind, base, params
-        )
+        name = self.entity_name(context, base, row.name, *self.destination)
+        desired = DesiredTargetConnection(name, row, base, params)
         return str(self.perform(ensure_target_connection(desired, self.policy(context))))

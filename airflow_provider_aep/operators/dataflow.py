@@ -1,4 +1,4 @@
-"""Create the dataflow that Adobe runs by itself."""
+"""Set up the dataflow, which Adobe then runs on its schedule."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ __all__ = ["AepCreateDataflowOperator"]
 
 
 class AepCreateDataflowOperator(AepSetupOperator):
-    """Exactly one dataflow: what goes where, how often. Adobe then runs it by itself.
+    """Sets up a dataflow, what goes where and how often, exactly once. Adobe runs it on its schedule from then on.
 
-    :param source_connection_id: what (templated)
-    :param target_connection_id: where (templated)
-    :param destination: where the target connection's files go (templated)
+    :param source_connection_id: what to export (templated)
+    :param target_connection_id: where to (templated)
+    :param destination: the place that the target connection was set up for (templated)
     :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `schedules` (templated)
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (refuse one for other data or another folder, warn of another schedule or state), "update"
-        (change it, enable it) or "fail"
+    :param if_exists: "reuse" (refuse one with other data or another folder, warn of another schedule or state),
+        "update" (change and enable it) or "fail"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns the dataflow's ID.
 
     Raises:
-        AirflowFailException: there is one, and `if_exists` does not allow for it, or Adobe cannot change it as asked.
+        InvalidArgument: an argument cannot be right, or the target connection was set up for another place.
+        AirflowFailException: one of this name differs, and `if_exists` or Adobe does not let it be changed.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: "Create a dataflow" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (

@@ -1,4 +1,4 @@
-"""Find the datasets that may be exported."""
+"""Find the datasets that Adobe lets you export."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_aep.arguments import check_dataset_ids, check_decisions, check_texts, texts
-from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.arguments import check_decisions, check_selection
 from airflow_provider_aep.tasks import AepOperator
 
 if TYPE_CHECKING:
@@ -22,23 +21,25 @@ __all__ = ["AepListDatasetsOperator"]
 
 
 class AepListDatasetsOperator(AepOperator):
-    """The datasets that may be exported from the sandbox, all or some; the result feeds `.expand(dataset_ids=…)`.
+    """Lists the datasets that Adobe lets you export from the sandbox, all or some; feeds `.expand(dataset_ids=…)`.
 
     :param dataset_ids: these IDs, in this order (templated)
-    :param names: or these names, each of which must mean one dataset (templated)
-    :param name_pattern: or all whose name matches, with `*`, `?` and `[…]`; letter case counts (templated)
-    :param on_empty: what it does to the task if no dataset matches: "fail" (default), "skip" or "succeed"
+    :param names: or those with these names, in this order; a name must belong to one dataset only (templated)
+    :param name_pattern: or all whose name matches; `*`, `?` and `[…]` as in file names, case counts (templated)
+    :param on_empty: what happens to the task if there is no such dataset: "fail" (default), "skip" or "succeed"
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
-    Without the first three it returns all; one that is given and empty is refused.
+    Without the first three it lists all; an empty one is refused, so that an upstream task that finds nothing does not
+    come to mean all.
 
-    Returns [{"id", "name", "description", "state"}, …].
+    Returns [{"id", "name", "description", "state"}, …], all text.
 
     Raises:
-        InvalidArgument: an ID or a name is not among the datasets, or a name means several.
+        InvalidArgument: an ID or name is not among the datasets, or a name belongs to several.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: "Retrieve a list of eligible datasets" in
+    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataset_ids", "names", "name_pattern")
@@ -61,24 +62,17 @@ class AepListDatasetsOperator(AepOperator):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        given = [name for name in ("dataset_ids", "names", "name_pattern") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InvalidArgument(given[1], getattr(self, given[1]), f"give it or {given[0]}, not both")
-        if self.dataset_ids is not None:
-            check_dataset_ids(self.dataset_ids)
-        check_texts("names", self.names)
-        check_texts("name_pattern", self.name_pattern)
+        check_selection(self.dataset_ids, self.names, self.name_pattern)
         check_decisions(on_empty=self.on_empty)
 
     def work(self, context: Context) -> list[dict[str, str]]:
-        found = self.hook().list_datasets(
-            dataset_ids=self.dataset_ids, names=texts("names", self.names) or None, pattern=self.name_pattern or ""
-        )
+        hook = self.hook()
+        found = hook.list_datasets(dataset_ids=self.dataset_ids, names=self.names, name_pattern=self.name_pattern)
         self.check_not_killed()
         self.log.info("%d datasets found", len(found))
         if not found and self.on_empty != "succeed":
             what = f"name_pattern = {self.name_pattern!r}: no matching dataset" if self.name_pattern else "no dataset"
-            sandbox_name = self.hook().settings().sandbox_name
+            sandbox_name = hook.settings().sandbox_name
             text = f"{what} may be exported from sandbox {sandbox_name!r} (on_empty={self.on_empty!r})"
             raise AirflowSkipException(text) if self.on_empty == "skip" else AirflowFailException(text)
         return [

@@ -1,4 +1,4 @@
-"""Set up a whole export in one task, and wait for its flow run."""
+"""Set up a whole export in one task, and wait for its flow run if asked to."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_aep.arguments import (
+    ExportArguments,
     base_connection_name,
     check_after,
     check_choice,
-    check_dataset_ids,
     check_decisions,
-    check_entity_id,
-    check_entity_name,
-    check_login,
-    check_schedule,
-    check_target,
+    check_export,
     dataset_ids,
     entity_id,
     seconds,
 )
 from airflow_provider_aep.destinations import destination_type
-from airflow_provider_aep.errors import InvalidArgument
 from airflow_provider_aep.run_wait import (
     OWN_RUN,
     LookAgain,
@@ -51,44 +46,45 @@ __all__ = ["AepExportDatasetsOperator"]
 
 
 class AepExportDatasetsOperator(AepSetupOperator):
-    """A whole export in one task: base, source and target connection and dataflow, each exactly once.
+    """Sets up a whole export exactly once: base, source and target connection, and dataflow.
 
-    Run again, retried, cleared or killed at any point, it leaves one of each. With `wait_for_completion` it then waits
-    for the run, deferred if possible.
+    Retried, cleared, run again or killed at any point, it leaves one of each. With `wait_for_completion` it then waits
+    for the flow run, on the worker or deferred.
 
-    :param dataset_ids: one ID or several, or what `AepListDatasetsOperator` returns, or one item of it (templated)
+    :param dataset_ids: an ID, several, what `AepListDatasetsOperator` returns, or one item of that (templated)
     :param destination: where the files go: one of the six types of `destinations` (templated)
-    :param destination_conn_id: Airflow connection that holds the login; none for the Data Landing Zone (templated)
-    :param base_connection_id: instead of it, a base connection that exists at Adobe (templated)
+    :param destination_conn_id: Airflow connection that holds the login; None for the Data Landing Zone (templated)
+    :param base_connection_id: instead of that, a base connection that exists at Adobe (templated)
     :param base_connection_name: name of the base connection, default "airflow <destination_conn_id>" (templated)
     :param schedule: `Every(hours=3)`, 6, 9 or 12, `Every(days=1)`, or `Once()`; see `schedules` (templated)
     :param file_type: "PARQUET" or "JSON" (templated)
-    :param compression: "GZIP" or "NONE"; JSON is exported only compressed (templated)
-    :param include_file_manifest: let Adobe write a list of the files beside them
+    :param compression: "GZIP" or "NONE"; Adobe exports JSON only compressed (templated)
+    :param include_file_manifest: let Adobe write a list of the files beside them; None means no
     :param folder_template: Adobe's `foldernameTemplate`, such as "%DESTINATION%/%DATASET_ID%/%EXPORT_TIME%" (templated)
     :param name: of source connection, target connection and dataflow; default "<dag_id>.<task_id>" (templated)
-    :param if_exists: "reuse" (refuse where other data would be exported, or to another place; warn of another schedule
-        or state), "update" (change what Adobe can change, replace the source connection for another list of datasets,
-        send the credentials again) or "fail"
-    :param wait_for_completion: wait for the flow run of this DAG run's slot, or after `after`
+    :param if_exists: "reuse" (refuse an export of other data or to another place, warn of another schedule or state),
+        "update" (change what Adobe can change, replace the source connection if the datasets differ, replace the
+        credentials) or "fail"
+    :param wait_for_completion: wait for the flow run that `after` means
     :param after, on_missing: see `AepDataflowRunSensor` (`after` templated)
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
-    :param poke_interval: seconds between two polls at the most
-    :param timeout: seconds until the wait fails; a first run may take hours to begin
+    :param poke_interval: the longest time between two polls, in seconds
+    :param timeout: seconds until the wait fails; a first run may take hours to start
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
     Returns {"base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"}, the
-    last as Adobe lists them, and with `wait_for_completion` also what `AepDataflowRunSensor` returns; each is pushed by
-    name too.
+    last as Adobe lists them, and with `wait_for_completion` also what `AepDataflowRunSensor` returns. Each value is
+    pushed to XCom under its own key, too.
 
     Raises:
+        InvalidArgument: an argument cannot be right, or the Airflow connection does not hold the login.
         AirflowFailException: an export of this name differs, and `if_exists` or Adobe does not let it be changed; or
-            the flow run failed, or may have exported other data than the DAG says.
-        AepError: an outage; trying again is safe.
+            the flow run failed, or may not hold what this task asked for. A retry cannot help.
+        AepError: an outage; a retry is safe.
 
-    Source: Export datasets tutorial, https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
+    Source: https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
     template_fields: Sequence[str] = (
@@ -167,49 +163,28 @@ class AepExportDatasetsOperator(AepSetupOperator):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        check_dataset_ids(self.dataset_ids)
-        check_target(self.destination, self.file_type, self.compression, self.include_file_manifest)
-        check_schedule(self.schedule, self.folder_template)
+        check_export(**self._export_arguments())
         check_after(self.after)
         check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
         check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
-        if self.base_connection_id is None:
-            check_login(self.destination, self.destination_conn_id)
-            if self.base_connection_name is not None:
-                check_entity_name("base_connection_name", self.base_connection_name)
-            return
-        check_entity_id("base_connection_id", self.base_connection_id)
-        if self.destination_conn_id is not None or self.base_connection_name is not None:
-            rule = "names the login already: leave out destination_conn_id and base_connection_name"
-            raise InvalidArgument("base_connection_id", self.base_connection_id, rule)
 
-    def _desired(self, context: Context) -> DesiredExport:
-        datasets = dataset_ids(self.dataset_ids)
-        base_id = None
-        if self.base_connection_id is not None:
-            base_id = login = entity_id("base_connection_id", self.base_connection_id)
-        else:
+    def _export_arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ExportArguments.__annotations__}
+
+    def _desired_export(self, context: Context) -> DesiredExport:
+        if self.base_connection_id is None:
             login = base_connection_name(self.destination, self.destination_conn_id, self.base_connection_name)
+        else:
+            login = entity_id("base_connection_id", self.base_connection_id)
         destination = (destination_type(self.destination).name, *self.destination)
-        return self.hook().desired_export(
-            name=self.entity_name(context, sorted(datasets), login, *destination),
-            dataset_ids=datasets,
-            destination=self.destination,
-            schedule=self.schedule,
-            destination_conn_id=self.destination_conn_id,
-            base_connection_id=base_id,
-            base_connection_name=self.base_connection_name,
-            file_type=self.file_type,
-            compression=self.compression,
-            include_file_manifest=self.include_file_manifest,
-            folder_template=self.folder_template,
-        )
+        name = self.entity_name(context, sorted(dataset_ids(self.dataset_ids)), login, *destination)
+        return self.hook().desired_export(name=name, **self._export_arguments())
 
     def work(self, context: Context) -> dict[str, Any]:
         from airflow_provider_aep.api.provisioning.export import set_up_export
 
         policy = self.policy(context, waits=self.wait_for_completion and self.after == OWN_RUN)
-        ids = self.perform(set_up_export(self._desired(context), policy))
+        ids = self.perform(set_up_export(self._desired_export(context), policy))
         result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:
             return self._wait_for_run(context, result)
@@ -217,7 +192,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
 
     def _wait_for_run(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
         if self.do_xcom_push:
-            # What is known is pushed before the wait: links, monitors and later tasks need not wait for its end.
+            # Push before the wait, so that links, monitors and later tasks need not wait for its end.
             for name, value in result.items():
                 context["ti"].xcom_push(key=name, value=value)
         return self._wait_until(context, result, deadline_after(self.timeout, self.execution_timeout))
@@ -241,16 +216,16 @@ class AepExportDatasetsOperator(AepSetupOperator):
             self._sleep_until(min(deadline, time.time() + self.poke_interval))
 
     def _sleep_until(self, moment: float) -> None:
-        """In short pieces, since SIGTERM sets a flag and does not end a sleep."""
+        """Sleep in short pieces: SIGTERM sets a flag, but does not end a sleep."""
         while (left := moment - time.time()) > 0:
             self.check_not_killed()
             time.sleep(min(left, 1))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the trigger's event means; the same as the wait on the worker would have decided."""
+        """Decide by the trigger's event what a wait on the worker would have decided."""
         result = (event or {}).get("carry")
         if not isinstance(result, dict) or "dataflow_id" not in result:
-            raise ValueError(f"the trigger's event does not carry what was set up: {event!r}")
+            raise ValueError(f"the trigger's event does not hold what was set up: {event!r}")
         with fail_without_retry():
             try:
                 run = read_event(event)
@@ -260,11 +235,11 @@ class AepExportDatasetsOperator(AepSetupOperator):
             return self._finish(context, result, RunWait(self, result["dataflow_id"], context=context), run)
 
     def _finish(self, context: Context, result: dict[str, Any], wait: RunWait, run: FlowRun) -> dict[str, Any]:
-        """What was set up and the run, if that is what the run has exported."""
+        """Return the export's IDs and the run, once it is certain that the run exported what this task asked for."""
         from airflow_provider_aep.api.provisioning.desired import ExportIds
         from airflow_provider_aep.api.provisioning.drift import check_run_is_of
 
-        told = wait.finish(run)
+        summary = wait.finish(run)
         ids = ExportIds(**{name: result[name] for name in ExportIds._fields})
-        self.perform(check_run_is_of(self._desired(context), ids, run))
-        return {**result, **told}
+        self.perform(check_run_is_of(self._desired_export(context), ids, run))
+        return {**result, **summary}
