@@ -16,7 +16,8 @@ is sorted by a time that never changes, or what moves has just changed and is re
 leaves W where it was. This machine's time is used only until Adobe's is known, and only to ask for more than is needed.
 
 Two rungs. Adobe's documents do not list which members of a run may be compared or sorted by. An Adobe that refuses is
-asked plainly from then on: for batches of IDs, or for one ID at a time if it refuses those, too.
+asked plainly from then on: for batches of IDs, or for one ID at a time if it refuses those, too. Where that would take
+more than a hundred requests, one list of all runs is read instead.
 
 Source: parameter `property` of GET /runs, https://developer.adobe.com/experience-platform-apis/references/destinations/;
 operators, OR by commas and times in milliseconds,
