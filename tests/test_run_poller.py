@@ -80,7 +80,7 @@ class LoopClock(Clock):
         return START + (self.loop.time() if self.loop else 0)
 
 
-class Line(httpx.AsyncBaseTransport):
+class NightTransport(httpx.AsyncBaseTransport):
     """The line to the emulator: takes its time, bears Adobe's date, and is open until it is closed."""
 
     def __init__(self, night: Night) -> None:
@@ -105,7 +105,7 @@ class Line(httpx.AsyncBaseTransport):
 
 
 class Night:
-    """An emulated Caller, the Airflow connections to it, and what a triggerer does with them."""
+    """An emulated Adobe, the Airflow connections to it, and what a triggerer does with them."""
 
     def __init__(self, data: Path, **options: Any) -> None:
         self.clock = LoopClock()
@@ -113,7 +113,7 @@ class Night:
         self.adobe = Caller(data, clock=self.clock, **given)
         self.dataflow = self.adobe.flow()
         self.latency = 0.05
-        self.lines: list[Line] = []
+        self.lines: list[NightTransport] = []
         self.polls: list[float] = []  # when each request but those for tokens was sent, in seconds
         self.look_ups: list[str] = []
         self.secret = settings_for_tests().client_secret
@@ -198,7 +198,7 @@ class EmulatorHook(AepHook):
     def open_async_session(self, settings: Settings) -> AsyncSession:
         if self.night.session_trouble:
             raise self.night.session_trouble
-        return AsyncSession(settings, transport=Line(self.night), clock=asyncio.get_running_loop().time)
+        return AsyncSession(settings, transport=NightTransport(self.night), clock=asyncio.get_running_loop().time)
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from airflow_provider_aep.emulator.flow_service.specs import (
     EXPORT_MODES,
     FLOW_SPECS,
     FULL,
+    SECRET,
     SECRET_PARAMS,
+    TEXT,
     AuthSpec,
     ConnectionSpec,
     Schema,
@@ -133,6 +135,9 @@ def check_params(where: str, schema: Schema, given: Mapping[str, Any]) -> None:
         Refusal: 1425-400, also for a missing member: 422 is for members of the entity itself.
     """
     present = {name: value for name, value in given.items() if value is not None}
+    for name, value in present.items():
+        if value == "" and schema["properties"].get(name) in (TEXT, SECRET):
+            raise invalid(f"{where}.{name}: must not be empty")
     for error in _Validator(schema).iter_errors(present):
         if error.validator == "required":
             raise invalid(f"{where}: {error.message}")
