@@ -25,7 +25,7 @@ PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = ("owner", "policy", "resource", "desired", "drift", "lease", "ensure", "observed", "export")
-OPERATORS = ("connections", "dataflow", "datasets", "export")
+OPERATORS = ("datasets", "export", "steps")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),

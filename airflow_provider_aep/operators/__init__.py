@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_aep.operators.connections import (
+    from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
+    from airflow_provider_aep.operators.export import AepExportDatasetsOperator
+    from airflow_provider_aep.operators.steps import (
         AepCreateBaseConnectionOperator,
+        AepCreateDataflowOperator,
         AepCreateSourceConnectionOperator,
         AepCreateTargetConnectionOperator,
     )
-    from airflow_provider_aep.operators.dataflow import AepCreateDataflowOperator
-    from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
-    from airflow_provider_aep.operators.export import AepExportDatasetsOperator
 
 __all__ = [
     "AepCreateBaseConnectionOperator",
@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AepCreateBaseConnectionOperator": "connections",
-    "AepCreateDataflowOperator": "dataflow",
-    "AepCreateSourceConnectionOperator": "connections",
-    "AepCreateTargetConnectionOperator": "connections",
+    "AepCreateBaseConnectionOperator": "steps",
+    "AepCreateDataflowOperator": "steps",
+    "AepCreateSourceConnectionOperator": "steps",
+    "AepCreateTargetConnectionOperator": "steps",
     "AepExportDatasetsOperator": "export",
     "AepListDatasetsOperator": "datasets",
 }
