@@ -134,6 +134,13 @@ def test_the_landing_zone_takes_no_login(adobe: Caller, auth: dict[str, Any]) ->
         (
             {
                 "connectionSpec": version(SFTP),
+                "auth": login("SFTP with SSH Key", domain="d", username="u", sshKey=""),
+            },
+            INVALID,
+        ),
+        (
+            {
+                "connectionSpec": version(SFTP),
                 "auth": login("SFTP with Password", domain="d", username="u", password="p", port=0),
             },
             INVALID,

@@ -116,9 +116,8 @@ def _adls_url(params: Params) -> tuple[str, ...]:
     return below if url.netloc and below else ("",)
 
 
-#: Adobe prints no lengths, and refuses an empty text all the same.
-TEXT: Schema = {"type": "string"}
-SECRET: Schema = {**TEXT, "format": "password"}
+_TEXT: Schema = {"type": "string"}
+_SECRET: Schema = {**_TEXT, "format": "password"}
 # Adobe prints a text in one place and a number in another.
 _PORT: Schema = {
     "type": ["integer", "string"],
@@ -139,7 +138,7 @@ def _text(pattern: str) -> Schema:
 
 
 def _sftp(name: str, secret: str, schema: Schema) -> AuthSpec:
-    login = {"domain": TEXT, "username": TEXT, "port": _PORT, secret: schema}
+    login = {"domain": _TEXT, "username": _TEXT, "port": _PORT, secret: schema}
     return AuthSpec(name, "SFTP", _object(login, optional=("port",)))
 
 
@@ -173,7 +172,7 @@ CONNECTION_SPECS: Mapping[str, ConnectionSpec] = {
             id="6d6b59bf-fb58-4107-9064-4d246c0e5bb2",
             name="Azure Blob Storage",
             storage="azure_blob",
-            auth=(AuthSpec("ConnectionString", "ConnectionString", _object({"connectionString": SECRET})),),
+            auth=(AuthSpec("ConnectionString", "ConnectionString", _object({"connectionString": _SECRET})),),
             target={
                 "container": _text(r"^[a-z0-9](?!.*--)[a-z0-9-]{1,61}[a-z0-9]$"),
                 "path": _text(r"^[0-9a-zA-Z/\!\-_\.\*\'\(\)]+$"),
@@ -189,10 +188,12 @@ CONNECTION_SPECS: Mapping[str, ConnectionSpec] = {
                 AuthSpec(
                     "Azure Service Principal Auth",
                     "AzureServicePrincipal",
-                    _object({"url": TEXT, "tenant": TEXT, "servicePrincipalId": TEXT, "servicePrincipalKey": SECRET}),
+                    _object(
+                        {"url": _TEXT, "tenant": _TEXT, "servicePrincipalId": _TEXT, "servicePrincipalKey": _SECRET}
+                    ),
                 ),
             ),
-            target={"path": TEXT},
+            target={"path": _TEXT},
             flow_spec="17be2013-2549-41ce-96e7-a70363bec293",
             folders=_adls_url,
         ),
@@ -200,7 +201,7 @@ CONNECTION_SPECS: Mapping[str, ConnectionSpec] = {
             id="10440537-2a7b-4583-ac39-ed38d4b848e8",
             name="Data Landing Zone",
             storage="data_landing_zone",
-            target={"path": TEXT},
+            target={"path": _TEXT},
             flow_spec="cd2fc47e-e838-4f38-a581-8fff2f99b63a",
             folders=lambda _: ("dlz-destination",),
         ),
@@ -212,7 +213,7 @@ CONNECTION_SPECS: Mapping[str, ConnectionSpec] = {
                 AuthSpec(
                     "Google Cloud Storage authentication credentials",
                     "GoogleCloudStorageAuth",
-                    _object({"accessKeyId": TEXT, "secretAccessKey": SECRET}),
+                    _object({"accessKeyId": _TEXT, "secretAccessKey": _SECRET}),
                 ),
             ),
             target={"bucketName": _text(GCS_BUCKET), "path": _text(OBJECT_PATH)},
@@ -224,10 +225,10 @@ CONNECTION_SPECS: Mapping[str, ConnectionSpec] = {
             name="SFTP",
             storage="sftp",
             auth=(
-                _sftp("SFTP with Password", "password", SECRET),
-                _sftp("SFTP with SSH Key", "sshKey", {**SECRET, "contentEncoding": "base64"}),
+                _sftp("SFTP with Password", "password", _SECRET),
+                _sftp("SFTP with SSH Key", "sshKey", {**_SECRET, "contentEncoding": "base64"}),
             ),
-            target={"remotePath": TEXT},
+            target={"remotePath": _TEXT},
             flow_spec="354d6aad-4754-46e4-a576-1b384561c440",
             folders=_param("domain"),
             path_param="remotePath",

@@ -21,9 +21,7 @@ from airflow_provider_aep.emulator.flow_service.specs import (
     EXPORT_MODES,
     FLOW_SPECS,
     FULL,
-    SECRET,
     SECRET_PARAMS,
-    TEXT,
     AuthSpec,
     ConnectionSpec,
     Schema,
@@ -136,7 +134,8 @@ def check_params(where: str, schema: Schema, given: Mapping[str, Any]) -> None:
     """
     present = {name: value for name, value in given.items() if value is not None}
     for name, value in present.items():
-        if value == "" and schema["properties"].get(name) in (TEXT, SECRET):
+        # Adobe prints no lengths, and refuses an empty text all the same; a pattern decides for itself.
+        if value == "" and "pattern" not in schema["properties"].get(name, {"pattern": ""}):
             raise invalid(f"{where}.{name}: must not be empty")
     for error in _Validator(schema).iter_errors(present):
         if error.validator == "required":
