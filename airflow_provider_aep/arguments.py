@@ -256,6 +256,13 @@ def check_after(after: object) -> None:
         raise InvalidArgument("after", error.value, f'{error.rule}; or "dag_run"') from None
 
 
+def check_wait(task: Any) -> None:
+    """Check which run a task waits for, and what happens to the task without one and at its end."""
+    check_after(task.after)
+    check_choice("on_missing", task.on_missing, ("skip", "fail", "next"))
+    check_decisions(on_failed=task.on_failed, on_partial=task.on_partial, on_empty=task.on_empty)
+
+
 def seconds(argument: str, value: object) -> float:
     """The seconds of a timedelta or a number, which must be more than 0."""
     number = value.total_seconds() if isinstance(value, timedelta) else value

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_aep.arguments import check_after, check_choice, check_decisions, check_entity_id, check_where
+from airflow_provider_aep.arguments import check_entity_id, check_wait, check_where
 from airflow_provider_aep.errors import AepError, InvalidArgument
 from airflow_provider_aep.run_wait import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
 from airflow_provider_aep.tasks import AepTask, fail_without_retry
@@ -130,9 +130,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             check_entity_id("dataflow_id", self.dataflow_id)
             if self.run_id is not None:
                 check_entity_id("run_id", self.run_id)
-            check_after(self.after)
-            check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
-            check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
+            check_wait(self)
             if self.end_in_triggerer:
                 self._check_nothing_follows()
 

@@ -10,10 +10,8 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_aep.arguments import (
     ExportArguments,
     base_connection_name,
-    check_after,
-    check_choice,
-    check_decisions,
     check_export,
+    check_wait,
     dataset_ids,
     entity_id,
     seconds,
@@ -164,9 +162,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
     def check_arguments(self) -> None:
         super().check_arguments()
         check_export(**self._export_arguments())
-        check_after(self.after)
-        check_choice("on_missing", self.on_missing, ("skip", "fail", "next"))
-        check_decisions(on_failed=self.on_failed, on_partial=self.on_partial, on_empty=self.on_empty)
+        check_wait(self)
 
     def _export_arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ExportArguments.__annotations__}

@@ -104,6 +104,7 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
             elif observed.source and not is_leased(observed.source):
                 yield from _delete_created(created, keep=())
                 yield from _complete_in_steps(desired, observed, observed.source, policy)
+                reason = RaceLost(f"no list shows dataflow {desired.name!r}, which is there now")
                 continue  # to return what is read, not what was asked for
             else:
                 ids = yield from _create_under_lease(desired, observed, policy, created)

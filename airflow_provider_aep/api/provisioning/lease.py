@@ -1,9 +1,9 @@
 """The lease under which one session sets up a whole export: its source connection, until a dataflow uses it.
 
 To agree on an entity (see `resource.agree`) takes two requests more, one after the other. Agreeing on each of the four
-makes a first run of seven round trips, 1.8 times a bare client's; a lease makes it five, 1.3 times. So a whole export
-marks its source connection as a lease and goes on only if no list shows another of the name: then it alone creates
-target connection and dataflow, and only the base connection, which other exports share, has to be agreed on.
+would make a first run of seven round trips, about 1.8 times a bare client's; a lease makes it five, 1.3 times. So a
+whole export marks its source connection as a lease and goes on only if no list shows another of the name: then it alone
+creates target connection and dataflow, and only the base connection, which other exports share, has to be agreed on.
 
 The dataflow releases the lease. Adobe refuses to delete a source connection that a dataflow uses, and to create a
 dataflow on one that is deleted. So either the holder creates the dataflow, or whoever deletes the lease takes over,
