@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import inspect
 import json
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
 from airflow_provider_aep.arguments import NamedExport
 from airflow_provider_aep.hooks import AepHook
 from tests.adobe.served import ServedAdobe
+from tests.airflow_places import AIRFLOW
 from tests.compat import PYTHONS, airflow_of
 from tests.dag_runs import Finished
 
@@ -159,14 +159,15 @@ def test_the_tasks_of_ones_own_run(adobe: ServedAdobe, run_dag: Callable[..., Fi
     code: dict[str, Any] = {}
     exec(block, code)
     with DAG("own_tasks", schedule=None) as dag:
-        code["failed_runs"](code["export"]("Loyalty*"))
-    finished = run_dag(dag)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Airflow does not close the event loop of an async task
-        gc.collect()
+        dataflow_id = code["export"]("Loyalty*")
+        if AIRFLOW >= (3, 2):  # as the section says
+            code["failed_runs"](dataflow_id)
+    with asyncio.Runner() as runner:
+        runner.get_loop()  # an async task takes the thread's; without one Airflow makes one and may leave it open
+        finished = run_dag(dag)
     assert finished.state == "success"
     assert adobe.creations("loyalty") == ["sourceConnections", "targetConnections", "flows"]
-    assert finished.result("failed_runs") == []
+    assert AIRFLOW < (3, 2) or finished.result("failed_runs") == []
 
 
 def test_the_methods_are_the_hooks() -> None:
