@@ -33,6 +33,10 @@ from tests.adobe.caller import (
 ADHOC = "/data/core/activation/disflowprovider/adhocrun"
 CONFIGS = f"/connectionSpecs/{DATA_LAKE}/configs?outputType=activationDatasets&outputField=datasets"
 DIGITS = "9" * 5000  # more than Python reads
+PAGES = ["faults", "faults/mix", "filters", "clock/advance", "scripts", "runs", "rows", "runs/end", "states"]
+MEMBERS = ["match", "kind", "seconds", "times", "flow_id", "errors", "dataset_id", "rows", "path", "run_id", "count"]
+MEMBERS += ["state", "connection_id", "secrets", "late_seconds"]
+PAGES += ["skipped-slots", "revoked-logins", "client-secrets"]
 WHATEVER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -204,10 +208,8 @@ def test_no_query_brings_it_down(adobe: Caller, kind: str, query: list[tuple[str
 
 @WHATEVER
 @given(
-    path=st.sampled_from(["faults", "faults/mix", "filters", "clock/advance", "scripts", "runs", "rows"]),
-    names=st.lists(
-        st.sampled_from(["match", "kind", "seconds", "times", "flow_id", "errors", "dataset_id", "rows", "path"])
-    ),
+    path=st.sampled_from(PAGES),
+    names=st.lists(st.sampled_from(MEMBERS)),
     value=JSON,
 )
 def test_steering_it_wrongly_does_not_break_it(adobe: Caller, path: str, names: list[str], value: Any) -> None:

@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
             group.add_argument(f"--{name}", type=_duration, default=default, help=f"{text} (default: %(default)s)")
     add = found.add_argument_group("where Adobe differs from place to place").add_argument
     add("--page-size", type=int, default=usual.page_size, help="of lists (default: %(default)s)")
+    text = "dataflows that a sandbox may have (default: %(default)s)"
+    add("--destination-limit", type=int, default=usual.destination_limit, help=text)
     add("--shifting-pages", action="store_true", help="pages by position")
     add("--seed-rules", action="store_true", help="allow JSON without GZIP and 24 hours, as in 2023")
     add("--repeated-actions", action="store_true", help="200 for enable when enabled, not 1422")

@@ -55,6 +55,12 @@ def missing(text: str) -> Refusal:
     return Refusal(422, {"errorMessage": text, "errorDetails": text, "report": {"detailed-message": text}})
 
 
+def too_many(limit: int, sandbox: str) -> Refusal:
+    """A sandbox has as many destinations as it may; Adobe documents the limit, and no code for it."""
+    text = f"The limit of {limit} destinations is reached in sandbox [{sandbox}]"
+    return Refusal(400, {"errorMessage": text, "errorDetails": text, "report": {"detailed-message": text}})
+
+
 def not_found(collection: str, entity_id: str, *, in_path: bool) -> Refusal:
     """An ID that no entity of this sandbox has; 404 in the path, 400 in a body."""
     text = f"{collection} not found with id = [{entity_id}]"

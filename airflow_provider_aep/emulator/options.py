@@ -45,6 +45,9 @@ class Options:
     """By how much the first run of a dataflow is later than that."""
     late_seconds: float = 5
     """From the end of a run to the moment when its record tells of it."""
+    destination_limit: int = 100
+    """How many dataflows a sandbox may have: a hard limit in Adobe's "Guardrails for data activation". No code for the
+    refusal is documented, so it is a 400 in Flow Service's older shape, which has none."""
     settle_seconds: float = 0
     """How long entities stay in a transitional state after a change, refusing others with 1416, 1417, 1420 or 1421."""
     delete_seconds: float = 0

@@ -13,7 +13,7 @@ from airflow_provider_aep.emulator.flow_service.datasets import Lake
 from airflow_provider_aep.emulator.flow_service.store import Creation, Store
 from airflow_provider_aep.emulator.runs.lifecycle import Runs
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ from airflow_provider_aep.emulator.runs.adhoc import ADHOC, AdhocRuns
 from airflow_provider_aep.emulator.runs.lifecycle import Runs
 from airflow_provider_aep.emulator.runs.records import Outcome, Script
 
+COLLEAGUE = "5F2C41AB60A1D3B70A494005@AdobeID"
+"""Who changes things behind our back."""
+
 
 @dataclass(frozen=True)
 class Logged:
@@ -241,6 +244,21 @@ class Platform:
         """Invalidate every token issued so far; its next use is refused with 401013."""
         self.gateway.expire_tokens()
 
+    def set_client_secrets(self, *secrets: str) -> None:
+        """Let IMS take these secrets from now on and no others; tokens issued before stay valid."""
+        self.gateway.client_secrets = secrets
+
+    def revoke_login(self, connection_id: str) -> None:
+        """Let the storage refuse what a base connection logs in with, until a PATCH gives it a login again.
+
+        Raises:
+            KeyError: there is no such base connection.
+        """
+        with self.lock:
+            self.tick()
+            self.runs.revoked.add(self._entity("connections", connection_id)["id"])
+            self.store.dirty = True
+
     def refuse_filter(
         self, path: str, *, kind: str = "*", operator: str | None = None, several: bool | None = None, code: int = 1448
     ) -> None:
@@ -260,17 +278,59 @@ class Platform:
             self.tick()  # a run that is already due is not the next one
             scripts = self.runs.scripts if flow_id == "*" else self.runs.flows[flow_id].scripts
             scripts.append(Script(outcome, **members))
+            self.store.dirty = True
+
+    def end_run(self, run_id: str, outcome: Outcome = "success", **members: Any) -> None:
+        """End a run that is stuck (`script_run(…, "stuck")`) now; `members` are those of `Script`.
+
+        Raises:
+            KeyError: no run of that ID is under way.
+            ValueError: it is not stuck.
+        """
+        with self.lock:
+            self.runs.end(run_id, Script(outcome, **members), self.tick())
+            self.tick()
+            self.store.dirty = True
+
+    def skip_slots(self, flow_id: str, count: int = 1) -> None:
+        """Let the next `count` slots of a dataflow's schedule start no run; what they lack comes with the next run.
+
+        Raises:
+            KeyError: there is no such dataflow.
+            ValueError: `count` is no whole number, 0 or more.
+        """
+        if type(count) is not int or count < 0:
+            raise ValueError(f"count={count!r}: a whole number, 0 or more, is expected")
+        with self.lock:
+            self.tick()
+            self.runs.flows[flow_id].skip = count
+            self.store.dirty = True
+
+    def set_state(self, flow_id: str, state: str, *, by: str = COLLEAGUE) -> None:
+        """Enable or disable a dataflow as a colleague does in Adobe's user interface; `by` becomes its `updatedBy`.
+
+        Raises:
+            KeyError: there is no such dataflow.
+            ValueError: `state` is neither "enabled" nor "disabled", or `by` is no text.
+        """
+        if state not in ("enabled", "disabled") or not isinstance(by, str):
+            raise ValueError(f"state={state!r}, by={by!r}: enabled or disabled, by a user's ID, is expected")
+        with self.lock:
+            now, flow = self.tick(), self._entity("flows", flow_id)
+            etag = self.store.new_etag(now)
+            flow.update(state=state, updatedBy=by, updatedAt=int(now * 1000), etag=etag, version=etag)
+            self.sandbox(flow["sandboxName"]).collections["flows"].changed()
 
     def start_run(self, flow_id: str) -> Document:
         """Start a run of a dataflow now, as if its schedule had fallen due."""
         with self.lock:
             now = self.tick()
-            return self.runs.create(self._flow(flow_id), now)
+            return self.runs.create(self._entity("flows", flow_id), now)
 
     def add_history(self, flow_id: str, count: int, *, every_seconds: float = 60.0) -> None:
         """Give a dataflow `count` finished empty runs of the past, the last one `every_seconds` ago."""
         with self.lock:
-            self.runs.add_history(self._flow(flow_id), count, every_seconds, self.tick())
+            self.runs.add_history(self._entity("flows", flow_id), count, every_seconds, self.tick())
 
     def add_rows(self, dataset_id: str, rows: list[dict[str, Any]]) -> None:
         """Add rows to a dataset; they arrive now."""
@@ -278,11 +338,11 @@ class Platform:
             self.lake.add_rows(dataset_id, rows, int(self.tick() * 1000))
             self.store.dirty = True
 
-    def _flow(self, flow_id: str) -> Document:
+    def _entity(self, collection: str, entity_id: str) -> Document:
         for sandbox in self.store.sandboxes.values():
-            if flow_id in sandbox.collections["flows"].items:
-                return sandbox.collections["flows"].items[flow_id]
-        raise KeyError(flow_id)
+            if entity_id in sandbox.collections[collection].items:
+                return sandbox.collections[collection].items[entity_id]
+        raise KeyError(entity_id)
 
     # -- state ------------------------------------------------------------------------------------------------
 

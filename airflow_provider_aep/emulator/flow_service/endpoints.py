@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from airflow_provider_aep.emulator.clock import Timer, Timers
-from airflow_provider_aep.emulator.errors import flow_error, problem
+from airflow_provider_aep.emulator.errors import flow_error, problem, too_many
 from airflow_provider_aep.emulator.flow_service.create import Creator
 from airflow_provider_aep.emulator.flow_service.datasets import DATASETS, catalog_record
 from airflow_provider_aep.emulator.flow_service.filters import (
@@ -42,6 +42,8 @@ class Scheduler(Protocol):
     def plan(self, flow: Document, now: float, *, created: bool = False) -> None: ...
 
     def forget(self, flow_id: str) -> None: ...
+
+    def accept_login(self, connection_id: str) -> None: ...
 
 
 class FlowService:
@@ -172,6 +174,9 @@ class FlowService:
 
     def _create(self, request: ApiRequest, collection: str, _: str) -> ApiResponse:
         entity = self._creator.create(request, collection)
+        limit = self._options.destination_limit
+        if collection == "flows" and len(request.entities(collection)) >= limit:
+            raise too_many(limit, request.sandbox.name)
         request.entities(collection).add(entity, self._store.visible_from(self._options.list_delay))
         self._store.note(Creation(collection, entity["id"], entity["name"], request.sandbox.name, request.now_ms))
         self._settle(request, collection, entity, "initializing")
@@ -194,6 +199,8 @@ class FlowService:
         entities.changed()
         if "scheduleParams" in touched:
             self._scheduler.plan(entity, request.now)
+        if "auth" in touched:
+            self._scheduler.accept_login(entity_id)
         self._settle(request, collection, entity, "updating")
         return ApiResponse(200, _id_and_etag(entity))
 

@@ -31,6 +31,8 @@ class Gateway:
     def __init__(self, options: Options, store: Store) -> None:
         self._options, self._store = options, store
         self._tokens: dict[str, float] = {}
+        self.client_secrets = options.client_secrets
+        """Those that IMS takes now."""
         self.issued = 0
         """How many tokens have been issued."""
 
@@ -48,7 +50,7 @@ class Gateway:
             raise ims_error(400, "unsupported_grant_type", f"grant_type {given['grant_type']} is not supported")
         if given["client_id"] != self._options.client_id:
             raise ims_error(400, "invalid_client", "invalid client_id parameter")
-        if given["client_secret"] not in self._options.client_secrets:
+        if given["client_secret"] not in self.client_secrets:
             raise ims_error(401, "invalid_client", "invalid client_secret parameter")
         scopes = {one for one in given.get("scope", "").replace(",", " ").split() if one}
         if not scopes or not scopes <= _SCOPES:

@@ -27,9 +27,17 @@ POST   /_emulator/filters           {"path": "updatedAt", "kind": "runs", "opera
                                     "code": 1448}: refuse such filters; operator "orderby" refuses an order
 POST   /_emulator/clock/advance     {"seconds": 3600}: move the emulated clock forward
 POST   /_emulator/expire-tokens     make every token issued so far invalid
-POST   /_emulator/scripts           {"flow_id": "*", "outcome": "success|partial|failed|empty", "seconds": null,
-                                    "errors": [], "status": null}: how the next run goes
+POST   /_emulator/client-secrets    {"secrets": ["..."]}: those that IMS takes from now on
+POST   /_emulator/revoked-logins    {"connection_id": "..."}: the storage refuses what a base connection logs in with,
+                                    and runs fail, until a PATCH gives it a login again
+POST   /_emulator/states            {"flow_id": "...", "state": "enabled|disabled", "by": "...@AdobeID"}: as a colleague
+                                    does in Adobe's user interface
+POST   /_emulator/skipped-slots     {"flow_id": "...", "count": 1}: the next slots that start no run
+POST   /_emulator/scripts           {"flow_id": "*", "outcome": "success|partial|failed|empty|stuck", "seconds": null,
+                                    "late_seconds": null, "errors": [], "failed_records": 3, "status": null}: how the
+                                    next run goes
 POST   /_emulator/runs              {"flow_id": "...", "history": 0}: start a run now, or add finished runs
+POST   /_emulator/runs/end          {"run_id": "...", "outcome": "success", ...}: end a run that is stuck
 POST   /_emulator/rows              {"dataset_id": "...", "rows": [...]}: rows that arrive now
 """
 
@@ -113,6 +121,14 @@ def _refuse_filter(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     return {"filters": [asdict(one) for one in platform.refused_filters]}
 
 
+def _set_secrets(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
+    secrets = body["secrets"]
+    if not isinstance(secrets, list) or not secrets or not all(isinstance(one, str) for one in secrets):
+        raise ValueError("secrets: a list of texts is expected")
+    platform.set_client_secrets(*secrets)
+    return {"secrets": len(secrets)}
+
+
 def _start_run(platform: Platform, body: dict[str, Any]) -> dict[str, Any]:
     if body.get("history"):
         platform.add_history(body["flow_id"], int(body["history"]))
@@ -137,7 +153,12 @@ _PAGES: dict[tuple[str, str], Callable[[Platform, dict[str, Any]], dict[str, Any
     ("POST", "filters"): _refuse_filter,
     ("POST", "clock/advance"): _advance,
     ("POST", "expire-tokens"): lambda platform, _: platform.expire_tokens(),
+    ("POST", "client-secrets"): _set_secrets,
+    ("POST", "revoked-logins"): lambda platform, body: platform.revoke_login(**body),
+    ("POST", "states"): lambda platform, body: platform.set_state(**body),
+    ("POST", "skipped-slots"): lambda platform, body: platform.skip_slots(**body),
     ("POST", "scripts"): lambda platform, body: platform.script_run(body.pop("flow_id", "*"), **body),
     ("POST", "runs"): _start_run,
+    ("POST", "runs/end"): lambda platform, body: platform.end_run(**body),
     ("POST", "rows"): _add_rows,
 }

@@ -37,6 +37,8 @@ class Runs:
         """The files of all runs: run_id, dataset_id, path, rows, bytes."""
         self.scripts: list[Script] = []
         """For the next runs of any dataflow."""
+        self.revoked: set[str] = set()
+        """Base connections whose login the storage takes no more."""
         self._ended: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         """Metrics and activities of runs that have ended and whose entity does not show it yet."""
         self._store, self._timers, self._lake = store, timers, lake
@@ -60,8 +62,12 @@ class Runs:
         """Start no more runs of a deleted dataflow; one under way ends as it would have."""
         self.flows.pop(flow_id, None)
 
+    def accept_login(self, connection_id: str) -> None:
+        """A base connection was given its login anew, and the storage takes it."""
+        self.revoked.discard(connection_id)
+
     def _plan_slot(self, progress: FlowProgress, schedule: dict[str, Any], slot: float | None) -> None:
-        if slot is None or slot > schedule["endTime"]:
+        if slot is None or slot >= schedule["endTime"]:  # the dataflow stays enabled: Adobe documents no other state
             return
         first = self._options.first_run_seconds if progress.runs == 0 else 0
         due = slot + self._options.run_start_seconds + first
@@ -76,7 +82,8 @@ class Runs:
         work = {"start": self._start, "report": self._report, "finish": self._finish, "publish": self._publish}
         if step not in work:
             return False
-        work[step](self.active[timer.key], timer.due)
+        if timer.key in self.active:  # one that was stuck may have been ended before it showed its start
+            work[step](self.active[timer.key], timer.due)
         return True
 
     def _start_slot(self, timer: Timer, slot: float) -> None:
@@ -84,7 +91,9 @@ class Runs:
         if progress is None or progress.generation != timer.generation:
             return
         flow = self._sandbox(progress.sandbox).collections["flows"].get(progress.flow_id)
-        if flow["state"] == "enabled":  # a slot that passes while the dataflow is disabled is skipped
+        if progress.skip:
+            progress.skip -= 1
+        elif flow["state"] == "enabled":  # a slot that passes while the dataflow is disabled is skipped
             self.create(flow, timer.due, slot_ms=int(slot * 1000))
         self._plan_slot(progress, flow["scheduleParams"], _next_slot(flow["scheduleParams"], slot))
 
@@ -112,6 +121,7 @@ class Runs:
             dataset_ids=ids if dataset_ids is None else [one for one in ids if one in dataset_ids],
             source_id=source["id"],
             target_id=target["id"],
+            base_id=target["baseConnectionId"],
             spec_id=spec.id,
             target=dict(target["params"]),
             login=dict((base.get("auth") or {}).get("params", {})),
@@ -132,8 +142,23 @@ class Runs:
         progress.runs += 1
         seconds = self._options.run_seconds if run.script.seconds is None else run.script.seconds
         for share, step in ((_STARTED, "start"), (_REPORTED, "report"), (1, "finish")):
+            if step == "finish" and run.script.outcome == "stuck":
+                continue
             self._timers.at(now + seconds * share, step, run.run_id)
         return entity
+
+    def end(self, run_id: str, script: Script, now: float) -> None:
+        """End a stuck run now, in the way of the script.
+
+        Raises:
+            KeyError: no run of that ID is under way.
+            ValueError: it is not stuck, or would be again.
+        """
+        run = self.active[run_id]
+        if run.script.outcome != "stuck" or script.outcome == "stuck":
+            raise ValueError(f"outcome={script.outcome!r}: a run that is stuck ends in another way, and no other does")
+        run.script = script
+        self._timers.at(now, "finish", run_id)
 
     def add_history(self, flow: Document, count: int, every_seconds: float, now: float) -> None:
         """Add finished runs of the past that exported nothing, `every_seconds` apart, oldest first."""
@@ -175,7 +200,9 @@ class Runs:
     def _finish(self, run: ActiveRun, now: float) -> None:
         """End the run; its files are there, its entity shows that a little later."""
         script, errors, results = run.script, run.script.errors, None
-        if script.outcome != "failed":
+        if run.base_id in self.revoked:
+            errors = [{**metrics.ABORTED, "message": "Job aborted. The destination refused the credentials."}]
+        elif script.outcome != "failed":
             try:
                 results = self._export(run)
             # A storage that cannot be written to, or added rows that fit in no schema.
@@ -188,7 +215,8 @@ class Runs:
         else:
             errors = errors or ([metrics.PARTLY] if script.outcome == "partial" else [])
             self._ended[run.run_id] = metrics.succeeded(*times, run.source_id, run.target_id, results, errors, status)
-        self._timers.at(now + self._options.late_seconds, "publish", run.run_id)
+        late = self._options.late_seconds if script.late_seconds is None else script.late_seconds
+        self._timers.at(now + late, "publish", run.run_id)
 
     def _publish(self, run: ActiveRun, now: float) -> None:
         """Show the end in the run's entity and in its dataflow's."""
@@ -276,6 +304,7 @@ class Runs:
             "active": [asdict(run) for run in self.active.values()],
             "ended": {run_id: list(ended) for run_id, ended in self._ended.items()},
             "scripts": [asdict(script) for script in self.scripts],
+            "revoked": sorted(self.revoked),
             "written": list(self.written),
         }
 
@@ -287,6 +316,7 @@ class Runs:
             self.active[one["run_id"]] = ActiveRun(**{**one, "script": Script(**one["script"])})
         self._ended.update({run_id: (ended[0], ended[1]) for run_id, ended in saved["ended"].items()})
         self.scripts = [Script(**one) for one in saved["scripts"]]
+        self.revoked.update(saved["revoked"])
         self.written.extend(saved["written"])
 
 

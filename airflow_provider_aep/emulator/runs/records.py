@@ -6,15 +6,20 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Outcome = Literal["success", "partial", "failed", "empty"]
+Outcome = Literal["success", "partial", "failed", "empty", "stuck"]
 
 
 @dataclass
 class Script:
-    """How the next run of a dataflow goes; `seconds` (emulated) replaces the usual duration."""
+    """How the next run of a dataflow goes.
+
+    `seconds` and `late_seconds` (emulated) replace the option `run_seconds` and the option `late_seconds`: how long it
+    takes, and how much later its record tells of its end. A "stuck" run is in progress until it is ended by hand.
+    """
 
     outcome: Outcome = "success"
     seconds: float | None = None
+    late_seconds: float | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
     failed_records: int = 3
     status: str | None = None
@@ -22,7 +27,8 @@ class Script:
     def __post_init__(self) -> None:
         if self.outcome not in get_args(Outcome):
             raise ValueError(f"outcome={self.outcome!r}: one of {', '.join(get_args(Outcome))} is expected")
-        for name, value in (("seconds", self.seconds), ("failed_records", self.failed_records)):
+        for name in ("seconds", "late_seconds", "failed_records"):
+            value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name}={value!r}: a number, 0 or more, is expected")
         if not isinstance(self.errors, list) or not all(isinstance(one, dict) for one in self.errors):
@@ -35,7 +41,8 @@ class Script:
 class FlowProgress:
     """How often a dataflow has run, how far each dataset is exported, and the scripts for its next runs.
 
-    `generation` counts its schedules, so that a timer of an old one is recognised.
+    The next `skip` slots of its schedule start no run. `generation` counts its schedules, so that a timer of an old one
+    is recognised.
     """
 
     flow_id: str
@@ -44,6 +51,7 @@ class FlowProgress:
     runs: int = 0
     exported_until_ms: dict[str, int] = field(default_factory=dict)
     scripts: list[Script] = field(default_factory=list)
+    skip: int = 0
 
 
 @dataclass
@@ -57,6 +65,7 @@ class ActiveRun:
     dataset_ids: list[str]
     source_id: str
     target_id: str
+    base_id: str
     spec_id: str
     target: dict[str, Any]
     login: dict[str, Any]
