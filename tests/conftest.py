@@ -114,7 +114,8 @@ def requests_of(platform: Platform) -> Callable[[], list[str]]:
 def _adobe_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAdobe]:
     from tests.adobe.served import served_adobe
 
-    with served_adobe(tmp_path_factory.mktemp("adobe"), "--late-seconds", "0", "--run-start-seconds", "0") as adobe:
+    options = ("--late-seconds", "0", "--run-start-seconds", "0", "--destination-limit", "100000")  # for all tests
+    with served_adobe(tmp_path_factory.mktemp("adobe"), *options) as adobe:
         yield adobe
 
 
