@@ -2,13 +2,16 @@
 PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test bench compat clean
+.PHONY: demo test year bench compat clean
 
 demo: .venv/made
 	.venv/bin/python -m airflow_provider_aep.emulator.http.demo
 
 test: .venv/made
 	.venv/bin/python -m pytest
+
+year: .venv/made
+	.venv/bin/python -m tests.year
 
 bench: .bench/made
 	.bench/bin/python benchmarks/run.py
