@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_provider_aep.emulator.http import steering
 from airflow_provider_aep.emulator.platform import COLLEAGUE
 from tests.adobe.caller import LOYALTY, S3_LOGIN, START, TOKEN_FORM, Caller, hourly
 
@@ -269,6 +271,10 @@ def test_trouble_is_kept_over_a_restart(tmp_path: Path) -> None:
     assert statuses(again, stuck)[0] in ("success", "failed")
     assert hours(again, skipped) == [6]
     assert again.platform.runs.revoked == {base}
+
+
+def test_every_page_is_told_of() -> None:
+    assert [path for _, path in steering._PAGES if not re.search(rf"/_emulator/{path} ", steering.HELP)] == []
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _summary(platform: Platform, _: dict[str, Any]) -> dict[str, Any]:
     return {
         "now": platform.clock.now(),
         "data": str(platform.data),
-        "options": {**asdict(platform.options), "client_secrets": len(platform.options.client_secrets)},
+        "options": {**asdict(platform.options), "client_secrets": len(platform.gateway.client_secrets)},
         "sandboxes": {
             name: {collection: len(entities) for collection, entities in sandbox.collections.items()}
             for name, sandbox in platform.store.sandboxes.items()
