@@ -71,7 +71,8 @@ def _key(row: Any) -> str:
     return str(row.task_id) if row.map_index < 0 else f"{row.task_id}[{row.map_index}]"
 
 
-def _install(dag: DAG) -> None:
+def install(dag: DAG) -> None:
+    """Make a DAG known to the scheduler's database, as the DAG processor does."""
     DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]  # Airflow's is not typed
     bag = DagBag(dag_folder=os.devnull, **BUNDLE)
     bag.bag_dag(dag)
@@ -80,7 +81,7 @@ def _install(dag: DAG) -> None:
 
 def run_dag(dag: DAG, **arguments: Any) -> Finished:
     """Run it once; `arguments` are those of `dag.test()`."""
-    _install(dag)
+    install(dag)
     with warnings.catch_warnings():
         # Airflow's own API server, in this process: Starlette wants its test client to be moved to httpx2.
         warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient`")
@@ -88,12 +89,11 @@ def run_dag(dag: DAG, **arguments: Any) -> Finished:
 
 
 def run_scheduled(dag: DAG, due: datetime, between_tries: Callable[[], object] = lambda: None) -> Finished:
-    """The run of `dag` that the scheduler makes for `due`, which `dag.test()` cannot: its runs are all manual.
+    """The run of an installed DAG that the scheduler makes for `due`; `dag.test()` makes manual ones only.
 
     Tasks run as in `dag.test()`, through Airflow's own task runner, execution API and in-line triggers. Before a task
     is tried again, `between_tries` is called.
     """
-    _install(dag)
     scheduler_dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
     with create_session() as session:
         dag_run = scheduler_dag.create_dagrun(

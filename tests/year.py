@@ -38,7 +38,7 @@ from airflow_provider_aep.schedules import Every
 from tests.adobe.line import Trouble
 from tests.adobe.served import ServedAdobe, served_adobe
 from tests.airflow_places import CronTriggerTimetable
-from tests.dag_runs import Finished, run_cleared, run_dag, run_scheduled
+from tests.dag_runs import Finished, install, run_cleared, run_dag, run_scheduled
 from tests.real_airflow import connections
 
 DATASET = "5fb4c170379f4a1971625465"  # of events; it has no rows of its own
@@ -122,6 +122,7 @@ class Life:
         self.environment.setenv("AIRFLOW__AEP__POLL_FLOOR_SECONDS", "0.1")
         TOKEN_CACHES.clear()
         self.daily = self._daily_dag()
+        install(self.daily)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Life:
         on_call = {"on_failure_callback": self._report, "retries": 2, "retry_delay": timedelta(0)}
         timetable = CronTriggerTimetable("0 0 * * *", timezone="UTC")
         with DAG("daily", schedule=timetable, start_date=self.start, catchup=True, default_args=on_call) as dag:
-            self._export(wait_for_completion=True, deferrable=True, poke_interval=0.2, timeout=60)
+            self._export(wait_for_completion=True, deferrable=True, poke_interval=0.2, timeout=300)
         return dag
 
     def _report(self, context: Any) -> None:
@@ -260,8 +261,8 @@ class Life:
         self._note("the end comes near", "will end at")
 
     def _run_is_slow(self) -> None:
-        """It takes three hours, and its record tells of its end an hour later; nobody needs to be told."""
-        script = {"seconds": 3 * 3600, "late_seconds": 3600}
+        """It takes an hour, and its record tells of its end half an hour later; nobody needs to be told."""
+        script = {"seconds": 3600, "late_seconds": 1800}
         self.adobe.admin("POST", "scripts", flow_id=self.dataflow_id, outcome="success", **script)
 
     def _outage(self) -> None:
