@@ -306,7 +306,7 @@ def test_a_dead_tasks_request_that_arrives_after_another_took_over_is_refused(ad
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_hundred_exports_with_trouble_at_a_fifth_of_all_requests(way: str) -> None:
-    adobe = Adobe({"list_delay": 1})
+    adobe = Adobe({"list_delay": 1, "destination_limit": 200})
     adobe.faults.mix(0.2, seed=7)
     number = 200 if way == "whole" else 60
     ids = {

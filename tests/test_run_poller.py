@@ -582,7 +582,7 @@ def test_a_secret_that_was_rotated_is_read_again(night: Night, caplog: pytest.Lo
         wait = asyncio.create_task(night.end(night.start()))
         await asyncio.sleep(100)
         night.secret = "p8e-a-new-secret"
-        object.__setattr__(night.adobe.platform.options, "client_secrets", (night.secret,))
+        night.adobe.platform.set_client_secrets(night.secret)
         night.adobe.platform.expire_tokens()
         await wait
 
