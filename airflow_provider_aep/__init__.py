@@ -82,6 +82,13 @@ def get_provider_info() -> dict[str, object]:
                         "How late Adobe's lists may show an entity; a set-up that has lost a reply looks so long", "10"
                     ),
                     "poll_floor_seconds": _seconds("The shortest time between two polls of the triggerer", "60"),
+                    "adhoc_accept": {
+                        "description": "The Accept header of ad hoc runs, which Adobe's reference does not publish.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": None,
+                        "default": "application/vnd.adobe.adhoc.dataset.activation+json; version=1",
+                    },
                 },
             }
         },

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 
-from airflow_provider_aep.api.settings import GATEWAY, IMS, SCOPES, Settings
+from airflow_provider_aep.api.settings import ADHOC_ACCEPT, GATEWAY, IMS, SCOPES, Settings
 from airflow_provider_aep.errors import Hidden, InvalidArgument
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def settings_of(
             read_seconds=_setting(extra, "read_timeout", 65),
             max_retry_after_seconds=_setting(extra, "max_retry_after", 300),
             visibility_seconds=conf.getfloat("aep", "visibility_seconds", fallback=10),
+            adhoc_accept=_text(extra, "adhoc_accept", conf.get("aep", "adhoc_accept", fallback=ADHOC_ACCEPT)),
         )
     except InvalidArgument as error:
         if error.argument == "sandbox_name" and sandbox_name:

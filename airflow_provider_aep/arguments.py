@@ -261,6 +261,9 @@ def check_wait(task: Any) -> None:
     check_after(task.after)
     check_choice("on_missing", task.on_missing, ("skip", "fail", "next"))
     check_decisions(on_failed=task.on_failed, on_partial=task.on_partial, on_empty=task.on_empty)
+    at_most = task.rerun_failed
+    if isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 0:
+        raise InvalidArgument("rerun_failed", at_most, "must be a number of runs, 0 or more")
 
 
 def seconds(argument: str, value: object) -> float:

@@ -10,7 +10,10 @@
         ├── RequestRefused        Adobe said no                                    author
         │   ├── AccessDenied      credential, organisation, sandbox, permission    administrator
         │   ├── EntityNotFound    no such entity                                   author
-        │   └── VersionConflict   somebody else changed it first                   nobody: retry
+        │   ├── VersionConflict   somebody else changed it first                   nobody: retry
+        │   ├── RunExists         an ad hoc run, and there is one already          nobody: take that one
+        │   └── AdhocRefused      Adobe runs this storage by schedule only         Adobe
+        ├── NotReady              an ad hoc run of a dataflow that is too new      nobody: wait
         ├── PlatformUnavailable   Adobe is down or refuses for now                 nobody: retry
         │   └── OutcomeUnknown    the request may have been done                   nobody: look, then retry
         └── UnexpectedReply       Adobe's reply is not as documented               this package's developers
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDenied",
+    "AdhocRefused",
     "AepError",
     "AmbiguousName",
     "EntityExists",
@@ -38,9 +42,11 @@ __all__ = [
     "ExportChanged",
     "FlowRunFailed",
     "InvalidArgument",
+    "NotReady",
     "OutcomeUnknown",
     "PlatformUnavailable",
     "RequestRefused",
+    "RunExists",
     "UnexpectedReply",
     "VersionConflict",
 ]
@@ -200,6 +206,26 @@ class VersionConflict(RequestRefused):
 
     is_final = False
     advice = "Somebody else changed it at the same time; trying again is safe"
+
+
+class RunExists(RequestRefused):
+    """Adobe starts no ad hoc run, since the dataflow has one already. Nobody's move: that one is taken instead."""
+
+
+class AdhocRefused(RequestRefused):
+    """Adobe has not allow-listed this kind of storage for ad hoc runs in the organisation. Adobe's move."""
+
+    advice = (
+        "Adobe has not allow-listed this storage for runs on request in your organisation, and only Adobe can: ask "
+        "your Adobe contact; runs by schedule are not concerned"
+    )
+
+
+class NotReady(ReplyError):
+    """Nothing can be run on request yet, mostly since the dataflow is too new, and nothing was started.
+
+    Nobody's move: another try is worth while after `retry_after_seconds`.
+    """
 
 
 class PlatformUnavailable(ReplyError):

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from airflow_provider_aep.arguments import entity_id, moment_ms
-from airflow_provider_aep.errors import AepError, FlowRunFailed, InvalidArgument, PlatformUnavailable, ReplyError
+from airflow_provider_aep.errors import (
+    AepError,
+    FlowRunFailed,
+    NotReady,
+    PlatformUnavailable,
+    ReplyError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.api.entities import Dataflow, FlowRun
+    from airflow_provider_aep.api.runs.adhoc import Rerun
     from airflow_provider_aep.api.runs.selection import NoRun
     from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector
     from airflow_provider_aep.api.settings import Settings
@@ -31,6 +38,8 @@ log = logging.getLogger(__name__)
 OWN_RUN = "dag_run"
 #: The types of DAG run that follow the DAG's timetable. Airflow's enum of them equals these texts.
 SLOT_RUN_TYPES = ("scheduled", "backfill")
+#: How long a task leaves Adobe alone that has found it down when it asked for a rerun.
+RERUN_PAUSE_SECONDS = 60.0
 #: While nothing changes, a wait on a worker logs a sign of life this often.
 SIGN_OF_LIFE_SECONDS = 3600.0
 WHAT_NEXT = (
@@ -77,6 +86,7 @@ class RunWait:
         self.dataflow_id = entity_id("dataflow_id", dataflow_id)
         self.run_id = None if run_id is None else entity_id("run_id", run_id)
         from airflow_provider_aep.api.runs.slots import DagRunWindow
+        from airflow_provider_aep.timetables import next_due_ms
 
         self.window: DagRunWindow | None = None
         self.dag_run_id = str(context["ti"].run_id)
@@ -101,17 +111,22 @@ class RunWait:
             "partial": task.on_partial,
             "failed": task.on_failed,
         }
+        self.rerun_failed: int = getattr(task, "rerun_failed", 0)
+        self.what_next: str = getattr(task, "what_next", WHAT_NEXT)
         self.seen: FlowRun | None = None
         self.selector: RunSelector | None = None
         self._schedule: list[int | None] | None = None
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
+        self._why_no_rerun = ""
+        self._ask_again_at: float | None = None  # for a rerun, in seconds since 1970 UTC
+        self._not_ready = ""
         self._outage: str | None = None  # "" is none; None: not looked up yet
         self._began_at = self._logged_at = time.monotonic()
         # Between two pokes of `mode="reschedule"` only Airflow's task state store lasts (3.3 and later).
         self._memory = context.get("task_state_store") if getattr(task, "reschedule", False) else None
 
     def look(self, hook: AepHook) -> FlowRun | None:
-        """Ask once. Returns the run if it has ended; a run once found is kept.
+        """Ask once. Returns the run if it has ended; a run once found is kept, unless another takes its place.
 
         An outage does not end the wait, here as in the triggerer.
 
@@ -122,13 +137,29 @@ class RunWait:
             AirflowSkipException, AirflowFailException: Adobe has no run for the slot, and `on_missing` says so.
             RequestRefused: Adobe has refused three times.
         """
-        from airflow_provider_aep.api.runs.selection import retry_refusals, state_line
+        from airflow_provider_aep.api.runs.selection import retry_refusals
 
+        self._ask_again_at = None
         try:
             with hook.get_conn() as session:
                 # Send each request once: the next look is the retry, and six log lines for each would drown the rest.
                 session.settings = replace(session.settings, attempts=1)
                 run = session.run(retry_refusals(lambda: self._ask(session.settings)))
+                self._note(run)
+                while run and self.may_rerun(run):
+                    self._ask_again_at = time.time() + RERUN_PAUSE_SECONDS
+                    following = session.run(retry_refusals(self._rerun(run, session.settings)))
+                    self._ask_again_at, self._not_ready, self._why_no_rerun = None, "", following.why_none
+                    run = following.run
+                    self._note(run)
+        except NotReady as early:
+            self._note_outage("")
+            seconds = early.retry_after_seconds or self.poll_seconds
+            self._ask_again_at = time.time() + seconds
+            if not self._not_ready:
+                log.info("%s; asking again in %.0f s", early, seconds)
+            self._not_ready = str(early)
+            return None
         except PlatformUnavailable as outage:
             self._note_outage(str(outage))
             return None
@@ -137,15 +168,35 @@ class RunWait:
             self._logged_at = time.monotonic()
             seconds = self._logged_at - self._began_at
             log.info("still waiting for %s; for %.0f s, Adobe has just answered", self, seconds)
+        return run if run and run.has_ended else None
+
+    def may_rerun(self, run: FlowRun) -> bool:
+        """Whether another run may take the place of this one; only a worker starts one."""
+        return self.rerun_failed > 0 and run.outcome == "failed" and not self._why_no_rerun
+
+    def _rerun(self, failed: FlowRun, settings: Settings) -> Callable[[], Procedure[Rerun]]:
+        from airflow_provider_aep.api.runs.adhoc import rerun
+
+        return lambda: rerun(
+            failed,
+            self._select,
+            at_most=self.rerun_failed,
+            accept=settings.adhoc_accept,
+            visibility_seconds=settings.visibility_seconds,
+        )
+
+    def _note(self, run: FlowRun | None) -> None:
+        """Keep to a run, and log what is new of it."""
+        from airflow_provider_aep.api.runs.selection import state_line
+
         if run is None:
-            return None
+            return
         if (run.id, run.raw_status, run.outcome) != self._last_seen():
             level, text = state_line(run)
             log.log(level, "%s", text)
         if run.id != self.run_id:
             self._keep("run", run.id)
         self.run_id, self.seen = run.id, run
-        return run if run.has_ended else None
 
     def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
         """The run as it is now, or None if there is none yet."""
@@ -243,6 +294,8 @@ class RunWait:
         """For a log: which run it waits for, as far as that is known."""
         from airflow_provider_aep.api.runs.selection import run_text
 
+        if self._ask_again_at:
+            return f"an ad hoc run in place of flow run {self.run_id}"
         return f"flow run {self.run_id}" if self.run_id else f"a {run_text(self.dataflow_id, *self._span())}"
 
     def _span(self) -> tuple[int, int | None]:
@@ -251,7 +304,8 @@ class RunWait:
     def last_seen(self) -> str:
         from airflow_provider_aep.api.runs.selection import seen_text
 
-        return seen_text(self.dataflow_id, *self._span(), self.seen)
+        seen = seen_text(self.dataflow_id, *self._span(), self.seen)
+        return f"{seen}; {self._not_ready}" if self._not_ready else seen
 
     def finish(self, run: FlowRun) -> dict[str, Any]:
         """The flat dict of a run that ended as the user wants it.
@@ -264,13 +318,13 @@ class RunWait:
         if decision == "succeed":
             return run.summary()
         why = {
-            "failed": "has failed",
+            "failed": "has failed" + (f", and {self._why_no_rerun}" if self._why_no_rerun else ""),
             "partial": f"has exported a part only (on_partial={decision!r})",
             "empty": f"has exported nothing (on_empty={decision!r})",
         }.get(run.outcome, "has ended in a state that this provider does not know; please report it")
         failure = FlowRunFailed(run, why)
         choice = f"; `on_{run.outcome}` decides what such a run does" if run.outcome in self.decisions else ""
-        log.info("%s%s", WHAT_NEXT, choice)
+        log.info("%s%s", self.what_next, choice)
         if decision == "skip":
             raise AirflowSkipException(str(failure)) from failure
         raise AirflowFailException(str(failure)) from failure
@@ -287,6 +341,8 @@ class RunWait:
         from airflow_provider_aep.triggers import AepDataflowRunTrigger
 
         succeed_on = [outcome for outcome, decision in self.decisions.items() if decision == "succeed"]
+        if self.rerun_failed and "failed" in succeed_on:
+            succeed_on.remove("failed")
         return AepDataflowRunTrigger(
             aep_conn_id=self.aep_conn_id,
             sandbox_name=self.sandbox_name,
@@ -299,41 +355,9 @@ class RunWait:
             poll_seconds=self.poll_seconds,
             succeed_on=succeed_on if end_in_triggerer else None,
             push_result=push_result,
+            look_at=self._ask_again_at,
             carry=carry,
         )
-
-
-def next_due_ms(task: Any, dag_run: Any) -> int | None:
-    """When the next DAG run is due, in milliseconds since 1970 UTC; None if there is none.
-
-    Only the timetable knows, clock changes included. The scheduler's own is asked, which is installed wherever tasks
-    run: Airflow 3.1 has it in the DAG, later versions make it from the DAG's.
-    """
-    import pendulum
-    from airflow.timetables.base import DataInterval, TimeRestriction
-    from airflow.timetables.simple import ContinuousTimetable
-
-    due = dag_run.run_after
-    start, end = dag_run.data_interval_start or due, dag_run.data_interval_end or due
-    interval = DataInterval(pendulum.instance(start), pendulum.instance(end))  # a worker has plain datetimes
-    everything = TimeRestriction(earliest=None, latest=None, catchup=True)
-    timetable = task.dag.timetable
-    try:
-        try:
-            from airflow.serialization.encoders import coerce_to_core_timetable
-        except ImportError:  # 3.1
-            pass
-        else:
-            timetable = coerce_to_core_timetable(timetable)
-        if isinstance(timetable, ContinuousTimetable):
-            return None  # the next one is due as soon as this one has ended
-        following = timetable.next_dagrun_info(last_automated_data_interval=interval, restriction=everything)
-    except Exception as error:  # a custom timetable, which may need a database
-        rule = f"the DAG's timetable does not tell when the next DAG run is due ({error!r}): give a moment"
-        raise InvalidArgument("after", OWN_RUN, rule) from error
-    if following is None or following.run_after <= dag_run.run_after:
-        return None
-    return int(following.run_after.timestamp() * 1000)
 
 
 def read_event(event: Mapping[str, Any] | None) -> FlowRun:
@@ -373,6 +397,11 @@ def deadline_after(timeout: float, execution_timeout: timedelta | None) -> float
     """Seconds since 1970 UTC; `execution_timeout` counts too, which Airflow does not do while a task is deferred."""
     limits = [timeout, *([execution_timeout.total_seconds()] if execution_timeout else [])]
     return time.time() + min(limits)
+
+
+def deadline_of(event: Mapping[str, Any] | None, task: Any) -> float:
+    """The deadline that an event carries on; a new one if its trigger was of an earlier version."""
+    return (event or {}).get("deadline") or deadline_after(task.timeout, task.execution_timeout)
 
 
 def backstop(deadline: float) -> timedelta:

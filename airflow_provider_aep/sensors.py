@@ -19,7 +19,15 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_aep.arguments import check_entity_id, check_wait, check_where
 from airflow_provider_aep.errors import AepError, InvalidArgument
-from airflow_provider_aep.run_wait import LookAgain, RunWait, WaitTimeout, backstop, deadline_after, read_event
+from airflow_provider_aep.run_wait import (
+    LookAgain,
+    RunWait,
+    WaitTimeout,
+    backstop,
+    deadline_after,
+    deadline_of,
+    read_event,
+)
 from airflow_provider_aep.tasks import AepTask, fail_without_retry
 
 try:
@@ -69,6 +77,9 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     :param on_failed: what a failed run does to the task: "fail" (default), "succeed" or "skip"
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
+    :param rerun_failed: so many times, default 0, a failed run is followed by one that this task starts now, which then
+        counts as the slot's: by Adobe's ad hoc call, which is outside its published reference (see
+        `AepRunDataflowOperator`). Not with a `run_id`
     :param deferrable: wait in the triggerer, without a worker slot; default `[operators] default_deferrable`
     :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing on the worker
         follows then: no asset events, no callbacks, no listeners. Outlets and success callbacks are refused
@@ -89,7 +100,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
-    shown_options = ("on_missing", "on_failed", "on_partial", "on_empty")
+    shown_options = ("on_missing", "on_failed", "on_partial", "on_empty", "rerun_failed")
     ui_color = "#f5d0d0"
 
     def __init__(
@@ -102,6 +113,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         on_failed: Decision = "fail",
         on_partial: Decision = "fail",
         on_empty: Decision = "succeed",
+        rerun_failed: int = 0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         end_in_triggerer: bool = False,
         aep_conn_id: str = "aep_default",
@@ -116,6 +128,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         self.on_failed = on_failed
         self.on_partial = on_partial
         self.on_empty = on_empty
+        self.rerun_failed = rerun_failed
         self.deferrable = deferrable
         self.end_in_triggerer = end_in_triggerer
         self.aep_conn_id = aep_conn_id
@@ -131,6 +144,9 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
             if self.run_id is not None:
                 check_entity_id("run_id", self.run_id)
             check_wait(self)
+            if self.run_id is not None and self.rerun_failed:
+                rule = "another run cannot be exactly this one: leave out one of the two"
+                raise InvalidArgument("rerun_failed", self.rerun_failed, f"run_id = {self.run_id!r}: {rule}")
             if self.end_in_triggerer:
                 self._check_nothing_follows()
 
@@ -202,7 +218,11 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
         except LookAgain as again:
             self.log.info("looking again: %s", again)
             return self._wait_deferred(context, again.deadline)
-        return self._current_wait(context).finish(run)
+        wait = self._current_wait(context)
+        if wait.may_rerun(run):
+            wait.run_id = run.id
+            return self._wait_deferred(context, deadline_of(event, self))
+        return wait.finish(run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral; Airflow's own way skips for `soft_fail` after any error, even a crashed trigger."""

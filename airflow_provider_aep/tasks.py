@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_aep.api.effects import Procedure
+    from airflow_provider_aep.api.entities import FlowRun
     from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
     from airflow_provider_aep.hooks import AepHook
+    from airflow_provider_aep.run_wait import RunWait
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +164,45 @@ class AepOperator(AepTask, BaseOperator):
         result = self.hook().run(procedure)
         self.check_not_killed()
         return result
+
+
+class AepWaitingOperator(AepOperator):
+    """The base of operators that may wait for a flow run: on the worker, or deferred until `execute_complete`."""
+
+    deferrable: bool
+    poke_interval: float
+    timeout: float
+
+    def ended_run(self, wait: RunWait, *, deadline: float, carry: dict[str, Any]) -> FlowRun:
+        """The run that a wait is for, once it has ended; `deadline` is in seconds since 1970 UTC.
+
+        Raises:
+            WaitTimeout: it had not ended at the deadline.
+            TaskDeferred: `execute_complete` is called next; its event has `carry`.
+        """
+        from airflow_provider_aep.run_wait import WaitTimeout, backstop
+
+        while True:
+            run = wait.look(self.hook())
+            self.check_not_killed()
+            if run:
+                return run
+            if time.time() >= deadline:
+                raise WaitTimeout(f"the wait has timed out: {wait.last_seen()}")
+            if self.deferrable:
+                self.log.info("waiting in the triggerer for %s", wait)
+                self.defer(
+                    trigger=wait.trigger(deadline=deadline, carry=carry),
+                    method_name="execute_complete",
+                    timeout=backstop(deadline),
+                )
+            self.sleep_until(min(deadline, time.time() + self.poke_interval))
+
+    def sleep_until(self, moment: float) -> None:
+        """Sleep in short pieces: SIGTERM sets a flag, but does not end a sleep."""
+        while (left := moment - time.time()) > 0:
+            self.check_not_killed()
+            time.sleep(min(left, 1))
 
 
 class AepSetupOperator(AepOperator):

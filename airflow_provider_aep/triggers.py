@@ -46,13 +46,14 @@ class AepDataflowRunTrigger(BaseTrigger):
     :param poll_seconds: the longest time between two polls; the shortest is `[aep] poll_floor_seconds`
     :param succeed_on: outcomes ("success", "empty", …) that end the task in the triggerer, without a worker
     :param push_result: push the run's summary to XCom if the task ends in the triggerer
+    :param look_at: only sleep until then, in seconds since 1970 UTC; the task looks again
     :param carry: returned in the event unchanged; `dag.test()` would lose `defer(kwargs=…)`
 
-    Yields one event, {"version": 1, "status": …, "carry": {…}} with, by status:
+    Yields one event, {"version": 1, "status": …, "deadline": …, "carry": {…}} with, by status:
 
     - "ended": "run", see `FlowRun.as_event`
     - "timeout": "seen", a text: what was last seen of the run
-    - "look": "why" and "deadline": the dataflow or the slot has changed, so the task must decide again
+    - "look": "why": the dataflow or the slot has changed, or `look_at` has come, so the task must decide again
     - "error": "error", see `ReplyError.as_event`: Adobe refused the polls
     - "invalid": "error", a text: the Airflow connection cannot be right
 
@@ -75,6 +76,7 @@ class AepDataflowRunTrigger(BaseTrigger):
         poll_seconds: float = 60,
         succeed_on: list[str] | None = None,
         push_result: bool = True,
+        look_at: float | None = None,
         carry: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not typed
@@ -89,6 +91,7 @@ class AepDataflowRunTrigger(BaseTrigger):
         self.poll_seconds = poll_seconds
         self.succeed_on = succeed_on
         self.push_result = push_result
+        self.look_at = look_at
         self.carry = carry
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -104,6 +107,7 @@ class AepDataflowRunTrigger(BaseTrigger):
             "poll_seconds",
             "succeed_on",
             "push_result",
+            "look_at",
             "carry",
         )
         kind = type(self)
@@ -113,6 +117,9 @@ class AepDataflowRunTrigger(BaseTrigger):
         yield await self._event()
 
     async def _event(self) -> TriggerEvent:
+        if self.look_at is not None:
+            await asyncio.sleep(min(self.look_at, self.deadline) - time.time())
+            return self._trigger_event(status="look", why="it is time to ask again")
         self._seen: FlowRun | None = None
         seconds_left = self.deadline - time.time()
         try:
@@ -124,7 +131,7 @@ class AepDataflowRunTrigger(BaseTrigger):
             seen = seen_text(self.dataflow_id, self.after_ms, self.until_ms, self._seen)
             return self._trigger_event(status="timeout", seen=seen)
         except NoRunExpected as reason:
-            return self._trigger_event(status="look", why=str(reason), deadline=self.deadline)
+            return self._trigger_event(status="look", why=str(reason))
         except ReplyError as error:
             return self._trigger_event(status="error", error=error.as_event())
         except AepError as error:  # from the connection, which another try would find as wrong
@@ -156,7 +163,7 @@ class AepDataflowRunTrigger(BaseTrigger):
         return True
 
     def _trigger_event(self, **payload: object) -> TriggerEvent:
-        payload = {"version": 1, **payload, "carry": self.carry}
+        payload = {"version": 1, **payload, "deadline": self.deadline, "carry": self.carry}
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow's is not typed
 
     async def _ended_run(self) -> FlowRun:

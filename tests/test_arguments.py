@@ -21,6 +21,7 @@ from airflow_provider_aep.operators import (
     AepCreateTargetConnectionOperator,
     AepExportDatasetsOperator,
     AepListDatasetsOperator,
+    AepRunDataflowOperator,
 )
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
@@ -46,9 +47,10 @@ GOOD: dict[type[Any], dict[str, Any]] = {
         "destination_conn_id": "aws_exports",
         "schedule": Once(),
     },
+    AepRunDataflowOperator: {"dataflow_id": "flow-1"},
     AepDataflowRunSensor: {"dataflow_id": "flow-1", "deferrable": False},
 }
-LIST, BASE, SOURCE, TARGET, FLOW, EXPORT, SENSOR = GOOD
+LIST, BASE, SOURCE, TARGET, FLOW, EXPORT, RUN, SENSOR = GOOD
 
 LEFT_OUT: list[tuple[str, Any]] = [
     ("outlets", [Asset("exported")]),
@@ -73,10 +75,13 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
         (kind, {"destination": "s3://b/p"}, "destination = 's3://b/p': must be one of AmazonS3")
         for kind in (BASE, TARGET, FLOW, EXPORT)
     ),
-    *((kind, {"dataset_ids": []}, r"dataset_ids = \[\]: must name at least one") for kind in (SOURCE, EXPORT, LIST)),
+    *(
+        (kind, {"dataset_ids": []}, r"dataset_ids = \[\]: must name at least one")
+        for kind in (SOURCE, EXPORT, LIST, RUN)
+    ),
     *(
         (kind, {"dataset_ids": "AAM Devices"}, "dataset_ids = 'AAM Devices': .*24 hexadecimal")
-        for kind in (SOURCE, EXPORT, LIST)
+        for kind in (SOURCE, EXPORT, LIST, RUN)
     ),
     *((kind, {"dataset_ids": None}, "dataset_ids = None: .*24 hexadecimal") for kind in (SOURCE, EXPORT)),
     *(
@@ -105,7 +110,7 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     *((kind, {"after": "yesterday"}, "after = 'yesterday': must be a datetime") for kind in (EXPORT, SENSOR)),
     *(
         (kind, {argument: "ignore"}, f"{argument} = 'ignore': must be one of fail, succeed, skip")
-        for kind in (EXPORT, SENSOR)
+        for kind in (EXPORT, RUN, SENSOR)
         for argument in ("on_failed", "on_partial", "on_empty")
     ),
     (LIST, {"names": []}, r"names = \[\]: .*leave it out to mean all"),
@@ -127,8 +132,17 @@ WRONG: list[tuple[type[Any], dict[str, Any], str]] = [
     (EXPORT, {"poke_interval": 0}, "poke_interval = 0: must be a timedelta or a number of seconds"),
     (EXPORT, {"timeout": "1h"}, "timeout = '1h': must be a timedelta"),
     (EXPORT, {"timeout": timedelta(0)}, "timeout = .*more than 0"),
+    *(
+        (kind, {"rerun_failed": value}, f"rerun_failed = {value!r}: must be a number of runs, 0 or more")
+        for kind in (EXPORT, SENSOR)
+        for value in (-1, 1.5, True, "1")
+    ),
+    (RUN, {"dataflow_id": "a b"}, "dataflow_id = 'a b': must be an ID"),
+    (RUN, {"poke_interval": 0}, "poke_interval = 0: must be a timedelta or a number of seconds"),
+    (RUN, {"timeout": -1}, "timeout = -1: must be a timedelta or a number of seconds"),
     (SENSOR, {"dataflow_id": None}, "dataflow_id = None: must be an ID"),
     (SENSOR, {"run_id": "a,b"}, "run_id = 'a,b': must be an ID"),
+    (SENSOR, {"run_id": "r", "rerun_failed": 1}, "rerun_failed = 1: run_id = 'r': another run cannot be exactly this"),
     (SENSOR, {"end_in_triggerer": True}, "end_in_triggerer = True: needs deferrable=True"),
     *(
         (SENSOR, {"end_in_triggerer": True, "deferrable": True, name: value}, f"{name} would be ignored silently")
@@ -157,7 +171,7 @@ def test_what_is_right_is_taken(kind: type[Any]) -> None:
 TEMPLATED: list[tuple[type[Any], str, Any]] = [
     *((kind, "sandbox_name", "") for kind in GOOD),
     *((kind, "name", "a&b") for kind in (BASE, SOURCE, TARGET, FLOW, EXPORT)),
-    *((kind, "dataset_ids", value) for kind in (SOURCE, EXPORT, LIST) for value in ("None", [], [{"id": None}])),
+    *((kind, "dataset_ids", value) for kind in (SOURCE, EXPORT, LIST, RUN) for value in ("None", [], [{"id": None}])),
     *((kind, "file_type", "parquet") for kind in (TARGET, EXPORT)),
     *((kind, "compression", "NO") for kind in (TARGET, EXPORT)),
     *(
@@ -174,6 +188,7 @@ TEMPLATED: list[tuple[type[Any], str, Any]] = [
     (FLOW, "target_connection_id", ""),
     (EXPORT, "base_connection_id", ""),
     (EXPORT, "destination_conn_id", ""),
+    (RUN, "dataflow_id", "None"),
     (SENSOR, "dataflow_id", "None"),
     (SENSOR, "run_id", ""),
 ]
@@ -273,6 +288,7 @@ def test_templates_are_rendered_everywhere() -> None:
             "on_failed": "fail",
             "on_partial": "fail",
             "on_empty": "succeed",
+            "rerun_failed": 0,
             "destination": "AmazonS3(bucket='bucket-x', path='p/x')",
             "schedule": "Every(hours=3, days=None, start='2026-01-01T00:00:00Z', end='2030-02-01T00:00:00Z')",
         },

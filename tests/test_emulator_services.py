@@ -9,7 +9,19 @@ import httpx
 import pytest
 
 from airflow_provider_aep.emulator import CLIENT_ID
-from tests.adobe.caller import DLZ, EVENTS, LOYALTY, PROFILES, SCOPE, START, TOKEN_FORM, Caller, hourly, version
+from tests.adobe.caller import (
+    DLZ,
+    EVENTS,
+    LOYALTY,
+    PROFILES,
+    S3_FLOW,
+    SCOPE,
+    START,
+    TOKEN_FORM,
+    Caller,
+    hourly,
+    version,
+)
 
 TOKEN = "https://ims-na1.adobelogin.com/ims/token/v3"
 ADHOC = "/data/core/activation/disflowprovider/adhocrun"
@@ -186,6 +198,14 @@ def test_a_disabled_dataflow_takes_no_ad_hoc_run(adobe: Caller, dormant: str) ->
     adobe.call("POST", f"/flows/{dormant}/action?op=disable")
 
     assert adhoc(adobe, dormant, LOYALTY).status_code == 400
+
+
+def test_a_storage_that_is_not_allow_listed(tmp_path: Path) -> None:
+    adobe = Caller(tmp_path, adhoc_allowed=False)
+    flow = adobe.flow(LOYALTY)
+    reply = adhoc(adobe, flow, LOYALTY)
+    words = f"Flow for id {flow} is incorrect. Error is [Adhoc run can not be executed for Flow spec={S3_FLOW}]"
+    assert (reply.status_code, reply.json()["message"]) == (400, f"Invalid parameter: {words}")
 
 
 def test_without_its_accept_header_an_ad_hoc_run_is_taken_for_one_of_audiences(adobe: Caller, dormant: str) -> None:

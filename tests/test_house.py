@@ -25,7 +25,7 @@ PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = ("owner", "policy", "resource", "desired", "drift", "lease", "ensure", "observed", "export")
-OPERATORS = ("datasets", "export", "steps")
+OPERATORS = ("datasets", "export", "run", "steps")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),
@@ -71,6 +71,7 @@ TABLE: dict[str, set[str]] = {
     "api.runs.slots": LEAVES,
     "api.runs.selection": {*REQUEST, "api.runs.slots", "api.queries", "api.wire"},
     "api.runs.index": {*LEAVES, "api.runs.selection", "api.wire"},
+    "api.runs.adhoc": {*REQUEST, "api.runs.slots", "api.runs.selection", "api.queries", "api.wire"},
     "api.runs.poll": {*REQUEST, "api.runs.index", "api.wire"},
     # Airflow's side
     "airflow_connection": {"api", *PUBLIC_LEAVES},
@@ -78,8 +79,9 @@ TABLE: dict[str, set[str]] = {
     "subscription": {"api"},
     "run_poller": {"subscription", "hooks", "api", *PUBLIC_LEAVES},
     "arguments": LEAVES,
-    "tasks": {"arguments", "hooks", "api", *PUBLIC_LEAVES},
-    "run_wait": {"arguments", "hooks", "triggers", "api", *PUBLIC_LEAVES},
+    "timetables": PUBLIC_LEAVES,
+    "run_wait": {"arguments", "timetables", "hooks", "triggers", "api", *PUBLIC_LEAVES},
+    "tasks": {"arguments", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
     "triggers": {"subscription", "run_poller", "hooks", "api", *PUBLIC_LEAVES},
     "operators.__init__": {f"operators.{name}" for name in OPERATORS},
     **{
@@ -107,6 +109,7 @@ THIRD_PARTY = {
         "hooks",
         "run_poller",
         "tasks",
+        "timetables",
         "run_wait",
         "triggers",
         "sensors",

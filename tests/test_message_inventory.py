@@ -18,10 +18,25 @@ from tests.test_rare_messages import RARE
 #: What a raise or a warning may be called; an `InvalidArgument` names argument, value and rule, all in one form.
 RAISED = {
     *("AepError", "AmbiguousName", "EntityExists", "EntityNotFound", "ExportChanged", "FlowRunFailed"),
-    *("NoRunWillCome", "OutcomeUnknown", "PlatformUnavailable", "UnexpectedReply", "WaitTimeout"),
+    *(
+        "NoRunWillCome",
+        "NotReady",
+        "OutcomeUnknown",
+        "PlatformUnavailable",
+        "RequestRefused",
+        "UnexpectedReply",
+        "WaitTimeout",
+    ),
     *("AirflowFailException", "AirflowSensorTimeout", "AirflowSkipException", "RuntimeError", "ValueError"),
 }
-REPLY_ERRORS = {"EntityNotFound", "OutcomeUnknown", "PlatformUnavailable", "UnexpectedReply"}
+REPLY_ERRORS = {
+    "EntityNotFound",
+    "NotReady",
+    "OutcomeUnknown",
+    "PlatformUnavailable",
+    "RequestRefused",
+    "UnexpectedReply",
+}
 #: Why there is no run, which the wait tells.
 WHY_NO_RUN = {"NoRun", "RunSelector"}
 #: Read on the way only, and told in the words of the error that they become.

@@ -39,6 +39,7 @@ from airflow_provider_aep.operators import (
     AepCreateTargetConnectionOperator,
     AepExportDatasetsOperator,
     AepListDatasetsOperator,
+    AepRunDataflowOperator,
 )
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
@@ -398,11 +399,85 @@ def _failed_run(stage: Stage) -> str:
     return stage.failure(lambda: stage.wait(flow))
 
 
+@provokes("flow run … has failed, and …")
+def _failed_twice(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: failed twice")
+    for _ in range(2):
+        stage.adobe.run(flow, "failed")
+    return stage.failure(lambda: stage.wait(flow, rerun_failed=1))
+
+
 @provokes("flow run … has exported a part only …")
 def _partial_run(stage: Stage) -> str:
     flow = stage.adobe.dataflow("messages: partial")
     stage.adobe.run(flow, "partial")
     return stage.failure(lambda: stage.wait(flow))
+
+
+# -- runs on request ------------------------------------------------------------------------------------------------
+
+
+def _run_now(flow: str, **arguments: Any) -> Any:
+    return AepRunDataflowOperator(task_id="run", dataflow_id=flow, **arguments).execute(context())
+
+
+@provokes("… not ready for dataset export, …; asking again in … s")
+def _not_ready(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: not ready")
+    return stage.logged(lambda: stage.failure(lambda: _run_now(flow, timeout=0.5)))
+
+
+@provokes("flow run … of an earlier slot is still under way")
+def _earlier_slot(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: earlier slot")
+    stage.adobe.advance(600)
+    stage.adobe.run(flow, ended=False, seconds=5000)
+    since = stage.adobe.now() + timedelta(seconds=1)
+    stage.adobe.advance(2)
+    stage.adobe.run(flow, "failed")
+    return stage.logged(lambda: stage.failure(lambda: stage.wait(flow, after=since, rerun_failed=1, timeout=0.5)))
+
+
+@provokes("Adhoc run can not be executed for Flow spec=…")
+def _not_allow_listed(stage: Stage) -> str:
+    """The emulator that all tests share lists every storage."""
+    flow = stage.adobe.dataflow("messages: not listed")
+    words = b"Flow for id x is incorrect. Error is [Adhoc run can not be executed for Flow spec=y]"
+    stage.adobe.line.rewrite = lambda text: (
+        json.dumps({"message": words.decode()}).encode() if b"10 min" in text else text
+    )
+    return stage.failure(lambda: _run_now(flow))
+
+
+@provokes("…; taking that run, which may be of other datasets")
+def _running_already(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: running already")
+    stage.adobe.advance(600)
+    stage.adobe.run(flow, ended=False)
+    return stage.logged(lambda: _run_now(flow))
+
+
+@provokes("Adobe has started flow run …, but none for dataset …")
+def _one_dataset_only(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: one dataset only", dataset_ids=[DATASET, OTHER_DATASET])
+    stage.adobe.advance(600)
+
+    def without_one(text: bytes) -> bytes:
+        if b"statusURL" not in text:
+            return text
+        reply = json.loads(text)
+        del reply["destinations"][0]["datasets"][1]
+        return json.dumps(reply).encode()
+
+    stage.adobe.line.rewrite = without_one
+    return stage.failure(lambda: _run_now(flow))
+
+
+@provokes("dataflow … so Adobe does not run it: enable it first")
+def _run_now_of_a_disabled_one(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: run now of a disabled one")
+    stage.adobe.disable(flow)
+    return stage.failure(lambda: _run_now(flow))
 
 
 # -- outages and warnings -------------------------------------------------------------------------------------------

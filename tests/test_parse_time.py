@@ -18,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 # The budget in time is 5 ms, which a test on a shared machine cannot hold anybody to. `airflow.sdk` of 3.1 leaves the
 # base of sensors to whoever needs it.
 MOST_MODULES = 15 if AIRFLOW >= (3, 2) else 16
+# A file that imports every operator also loads a module for each step of an export's life; with these three it was held
+# to the same number.
+FIRST_OPERATORS = {"datasets", "export", "steps"}
+OPERATORS = {path.stem for path in (ROOT / "airflow_provider_aep" / "operators").glob("[a-z]*.py")}
 HEAVY = {"aiohttp", "requests", "starlette", "uvicorn", "fastapi", "pyarrow", "pandas", "sqlalchemy", "concurrent"}
 
 # The DAG processor has loaded Airflow before it forks for a file, so only what is new after that counts.
@@ -57,7 +61,7 @@ def test_a_dag_file_loads_little(imports: str, tmp_path: Path, record_property: 
     record_property("median_ms", statistics.median(each["ms"] for each in rounds))
     new = rounds[-1]["new"]
     assert "airflow_provider_aep.operators" in new
-    assert len(new) <= MOST_MODULES, new
+    assert len(new) <= MOST_MODULES + (len(OPERATORS - FIRST_OPERATORS) if imports == EVERYTHING else 0), new
     assert not HEAVY & {name.partition(".")[0] for name in new}
     for later in ("hooks", "triggers", "run_poller", "api.session", "api.calls", "api.queries", "emulator"):
         assert f"airflow_provider_aep.{later}" not in new, "it is needed in `execute` only"

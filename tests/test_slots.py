@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId, RunStatus
 from airflow_provider_aep.api.runs.selection import earliest_run, why_no_run
 from airflow_provider_aep.api.runs.slots import DagRunWindow, RunSelector, fingerprint, one_time_selector, selector_for
-from airflow_provider_aep.run_wait import next_due_ms
+from airflow_provider_aep.timetables import next_due_ms
 from tests.airflow_places import (
     CronDataIntervalTimetable,
     CronTriggerTimetable,

@@ -36,6 +36,7 @@ def test_every_argument_survives_being_stored() -> None:
         "poll_seconds": 2.5,
         "succeed_on": ["success", "empty"],
         "push_result": False,
+        "look_at": 1767225500.5,
         "carry": {"dataflow_id": "flow-1", "dataset_ids": ["a", "b"]},
     }
     path, stored = AepDataflowRunTrigger(**arguments).serialize()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.auth import TOKEN_PATH
 from airflow_provider_aep.api.calls import DATAFLOWS, Collection
-from airflow_provider_aep.api.effects import Call, Procedure
+from airflow_provider_aep.api.effects import Call, Procedure, Sleep
 from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, Dataset, FlowRun
 from airflow_provider_aep.api.wire import Page, continuation_token, read_dataset, read_flow_run
 from airflow_provider_aep.errors import (
@@ -21,7 +21,15 @@ from airflow_provider_aep.errors import (
     UnexpectedReply,
 )
 
-__all__ = ["all_items", "check_access", "dataflows_of", "list_dataflows", "list_datasets", "list_runs", "reaches_back"]
+__all__ = [
+    "all_items",
+    "check_access",
+    "dataflows_of",
+    "list_dataflows",
+    "list_datasets",
+    "list_runs",
+    "reaches_back",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +57,21 @@ def all_items(
             raise UnexpectedReply(str(first), message="a continuation token came twice; the list has no end")
         seen.add(token)
         page = yield from calls.next_page(page.next_href)
+
+
+def keep_looking(
+    look: Callable[[], Procedure[list[T]]], is_enough: Callable[[list[T]], bool] = bool, *, seconds: float
+) -> Procedure[list[T]]:
+    """What `look` finds, once it is enough, or after `seconds`: Adobe's lists may show an entity late."""
+    waited, pause = 0.0, 0.5
+    while True:
+        found = yield from look()
+        if is_enough(found) or waited >= seconds:
+            return found
+        pause = min(pause, seconds - waited)
+        yield Sleep(pause)
+        waited += pause
+        pause *= 2
 
 
 def list_datasets(

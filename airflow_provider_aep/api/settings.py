@@ -12,6 +12,8 @@ GATEWAY = "https://platform.adobe.io"
 IMS = "https://ims-na1.adobelogin.com"
 # Source: Adobe developer console, OAuth server-to-server credential with the Experience Platform API.
 SCOPES = "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext"
+# Source: aepp, https://github.com/adobe/aepp; Adobe's published reference has the call for audiences only.
+ADHOC_ACCEPT = "application/vnd.adobe.adhoc.dataset.activation+json; version=1"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Settings:
     attempts: int = 6
     # How long an entity may exist before lists show it. Adobe documents nothing; this is a generous guess.
     visibility_seconds: float = 10
+    adhoc_accept: str = ADHOC_ACCEPT
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9A-Fa-f]{24}@AdobeOrg", self.org_id):
@@ -64,6 +67,8 @@ class Settings:
         ):
             if not 0 < seconds < 86_400:
                 raise InvalidArgument(name, seconds, "must be seconds, more than 0 and less than a day")
+        if not re.fullmatch(r"[!-~]+( [!-~]+)*", self.adhoc_accept):
+            raise InvalidArgument("adhoc_accept", self.adhoc_accept, f"must be a media type such as {ADHOC_ACCEPT}")
         if not 0 <= self.visibility_seconds < 86_400:
             rule = "must be seconds, 0 or more and less than a day"
             raise InvalidArgument("visibility_seconds", self.visibility_seconds, rule)

@@ -8,6 +8,7 @@ monitoring guide: https://experienceleague.adobe.com/en/docs/experience-platform
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
@@ -209,6 +210,25 @@ def read_flow_run(raw: Mapping[str, Any]) -> FlowRun:
         output_files=_number((metrics.get("fileSummary") or {}).get("outputFileCount")),
         errors=tuple(dict.fromkeys(_run_errors(raw, metrics, records))),
     )
+
+
+class AdhocRun(NamedTuple):
+    """Which flow run exports a dataset."""
+
+    dataset_id: DatasetId
+    run_id: FlowRunId
+
+
+def read_adhoc_runs(reply: Mapping[str, Any]) -> list[AdhocRun]:
+    """Read `{"destinations": [{"datasets": [{"id", "statusURL", "flowId"}]}]}`; a run's ID ends its `statusURL`.
+
+    Source: aepp, https://github.com/adobe/aepp, the sample reply in its tests of `ExportDatasetToDataLandingZone`.
+    """
+    listed = [each for destination in reply["destinations"] for each in destination["datasets"]]
+    runs = [AdhocRun(DatasetId(each["id"]), FlowRunId(each["statusURL"].rpartition("/")[2])) for each in listed]
+    if not runs or not all(re.fullmatch(r"[0-9A-Za-z-]+", run.run_id) for run in runs):
+        raise ValueError("no statusURL that ends in a flow run's ID")
+    return runs
 
 
 def _number(value: Any) -> int | None:

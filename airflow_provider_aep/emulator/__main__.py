@@ -109,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add("--repeated-actions", action="store_true", help="200 for enable when enabled, not 1422")
     add("--status-case", choices=("lower", "title"), default="lower", help="of run statuses")
     add("--integer-error-codes", action="store_true", help="error_code as a number")
+    add("--no-adhoc", dest="adhoc_allowed", action="store_false", help="refuse ad hoc runs, as of a storage not listed")
     add("--landing-zone", choices=("azure", "aws"), default="azure", help="the cloud under it")
     add = found.add_argument_group("who may log in, and where to").add_argument
     add("--org-id", default=usual.org_id, help="(default: %(default)s)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
     from airflow_provider_aep.operators.export import AepExportDatasetsOperator
+    from airflow_provider_aep.operators.run import AepRunDataflowOperator
     from airflow_provider_aep.operators.steps import (
         AepCreateBaseConnectionOperator,
         AepCreateDataflowOperator,
@@ -22,6 +23,7 @@ __all__ = [
     "AepCreateTargetConnectionOperator",
     "AepExportDatasetsOperator",
     "AepListDatasetsOperator",
+    "AepRunDataflowOperator",
 ]
 
 _MODULES = {
@@ -31,6 +33,7 @@ _MODULES = {
     "AepCreateTargetConnectionOperator": "steps",
     "AepExportDatasetsOperator": "export",
     "AepListDatasetsOperator": "datasets",
+    "AepRunDataflowOperator": "run",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import conf
@@ -17,16 +16,8 @@ from airflow_provider_aep.arguments import (
     seconds,
 )
 from airflow_provider_aep.destinations import destination_type
-from airflow_provider_aep.run_wait import (
-    OWN_RUN,
-    LookAgain,
-    RunWait,
-    WaitTimeout,
-    backstop,
-    deadline_after,
-    read_event,
-)
-from airflow_provider_aep.tasks import AepSetupOperator, fail_without_retry
+from airflow_provider_aep.run_wait import OWN_RUN, LookAgain, RunWait, deadline_after, deadline_of, read_event
+from airflow_provider_aep.tasks import AepSetupOperator, AepWaitingOperator, fail_without_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["AepExportDatasetsOperator"]
 
 
-class AepExportDatasetsOperator(AepSetupOperator):
+class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
     """Sets up a whole export exactly once: base, source and target connection, and dataflow.
 
     Retried, cleared, run again or killed at any point, it leaves one of each. With `wait_for_completion` it then waits
@@ -66,6 +57,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
     :param wait_for_completion: wait for the flow run that `after` means
     :param after, on_missing: see `AepDataflowRunSensor` (`after` templated)
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
+    :param rerun_failed: see `AepDataflowRunSensor`
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
     :param poke_interval: the longest time between two polls, in seconds
     :param timeout: seconds until the wait fails; a first run may take hours to start
@@ -109,6 +101,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
         "on_failed",
         "on_partial",
         "on_empty",
+        "rerun_failed",
     )
 
     def __init__(
@@ -130,6 +123,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
         on_failed: Decision = "fail",
         on_partial: Decision = "fail",
         on_empty: Decision = "succeed",
+        rerun_failed: int = 0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 300,
         timeout: timedelta | float = 604_800,
@@ -153,6 +147,7 @@ class AepExportDatasetsOperator(AepSetupOperator):
         self.on_failed = on_failed
         self.on_partial = on_partial
         self.on_empty = on_empty
+        self.rerun_failed = rerun_failed
         self.deferrable = deferrable
         with fail_without_retry():
             self.poke_interval = seconds("poke_interval", poke_interval)
@@ -193,29 +188,12 @@ class AepExportDatasetsOperator(AepSetupOperator):
                 context["ti"].xcom_push(key=name, value=value)
         return self._wait_until(context, result, deadline_after(self.timeout, self.execution_timeout))
 
-    def _wait_until(self, context: Context, result: dict[str, Any], deadline: float) -> dict[str, Any]:
-        wait = RunWait(self, result["dataflow_id"], context=context)
-        while True:
-            run = wait.look(self.hook())
-            self.check_not_killed()
-            if run:
-                return self._finish(context, result, wait, run)
-            if time.time() >= deadline:
-                raise WaitTimeout(f"the wait has timed out: {wait.last_seen()}")
-            if self.deferrable:
-                self.log.info("waiting in the triggerer for %s", wait)
-                self.defer(
-                    trigger=wait.trigger(deadline=deadline, carry=result),
-                    method_name="execute_complete",
-                    timeout=backstop(deadline),
-                )
-            self._sleep_until(min(deadline, time.time() + self.poke_interval))
-
-    def _sleep_until(self, moment: float) -> None:
-        """Sleep in short pieces: SIGTERM sets a flag, but does not end a sleep."""
-        while (left := moment - time.time()) > 0:
-            self.check_not_killed()
-            time.sleep(min(left, 1))
+    def _wait_until(
+        self, context: Context, result: dict[str, Any], deadline: float, failed: FlowRun | None = None
+    ) -> dict[str, Any]:
+        """Wait for the run, or for the one that takes the place of a `failed` one."""
+        wait = RunWait(self, result["dataflow_id"], failed.id if failed else None, context=context)
+        return self._finish(context, result, wait, self.ended_run(wait, deadline=deadline, carry=result))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Decide by the trigger's event what a wait on the worker would have decided."""
@@ -228,7 +206,10 @@ class AepExportDatasetsOperator(AepSetupOperator):
             except LookAgain as again:
                 self.log.info("looking again: %s", again)
                 return self._wait_until(context, result, again.deadline)
-            return self._finish(context, result, RunWait(self, result["dataflow_id"], context=context), run)
+            wait = RunWait(self, result["dataflow_id"], context=context)
+            if wait.may_rerun(run):
+                return self._wait_until(context, result, deadline_of(event, self), failed=run)
+            return self._finish(context, result, wait, run)
 
     def _finish(self, context: Context, result: dict[str, Any], wait: RunWait, run: FlowRun) -> dict[str, Any]:
         """Return the export's IDs and the run, once it is certain that the run exported what this task asked for."""

@@ -21,7 +21,7 @@ from airflow_provider_aep.api.provisioning.owner import (
     is_unconfirmed,
 )
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
-from airflow_provider_aep.api.queries import all_items
+from airflow_provider_aep.api.queries import all_items, keep_looking
 from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
@@ -99,16 +99,8 @@ def find_named(collection: Collection, name: str, spec_id: str) -> Procedure[lis
 def look_for(
     resource: Resource, is_enough: Callable[[list[Any]], bool] = bool, *, seconds: float
 ) -> Procedure[list[Any]]:
-    """What `find` finds, once it is enough, or after `seconds`: lists may show an entity late."""
-    waited, pause = 0.0, 0.5
-    while True:
-        found = yield from find(resource)
-        if is_enough(found) or waited >= seconds:
-            return found
-        pause = min(pause, seconds - waited)
-        yield Sleep(pause)
-        waited += pause
-        pause *= 2
+    """What `find` finds, once it is enough, or after `seconds`."""
+    return keep_looking(lambda: find(resource), is_enough, seconds=seconds)
 
 
 def create(resource: Resource, policy: SetupPolicy, *, ending: str = "") -> Procedure[Created]:

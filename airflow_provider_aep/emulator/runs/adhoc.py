@@ -36,6 +36,10 @@ class AdhocRuns:
         if not isinstance(destinations, list) or not destinations:
             raise bad_parameter("destinations is required")
         asked = [self._checked(request, one) for one in destinations]
+        if not self._options.adhoc_allowed:
+            flow = asked[0][0]
+            text = f"Adhoc run can not be executed for Flow spec={flow['flowSpec']['id']}]"
+            raise bad_parameter(f"Flow for id {flow['id']} is incorrect. Error is [{text}")
         ready_ms = request.now_ms - self._options.adhoc_ready_seconds * 1000
         waiting = [flow["id"] for flow, _ in asked if flow["createdAt"] > ready_ms]
         if waiting:
