@@ -24,7 +24,10 @@ MOST_LINES = 420
 PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
-PROVISIONING = ("owner", "policy", "resource", "desired", "drift", "lease", "ensure", "observed", "export")
+PROVISIONING = (
+    *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "observed", "export"),
+    "removal",
+)
 OPERATORS = ("datasets", "export", "steps")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),

@@ -19,7 +19,7 @@ from airflow_provider_aep.api.effects import Procedure, gather
 from airflow_provider_aep.api.entities import BaseConnection, Dataflow, DataflowId, SourceConnection, TargetConnection
 from airflow_provider_aep.api.provisioning.desired import DesiredExport, server_time
 from airflow_provider_aep.api.provisioning.ensure import check_destination_type, without_twins
-from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_passed_over, is_unconfirmed
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import RaceLost, agree, delete, get_if_exists, look_for, pick
 from airflow_provider_aep.api.queries import dataflows_of
@@ -74,7 +74,7 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
     observed = ObservedExport(
         dataflow, dataflows=dataflows, base=given, bases=bases or (), sources=sources, targets=targets
     )
-    logins = [each for each in observed.bases if not is_superseded(each)]
+    logins = [each for each in observed.bases if not is_passed_over(each)]
     if dataflow is None:
         # A source connection that is no lease counts first, then the oldest, whether it fits or not.
         oldest = replace(source, fits=lambda _source: True)
