@@ -94,7 +94,16 @@ class Adobe:
 
     def unprotected(self) -> None:
         """Let Adobe delete a login whoever uses it, which no document of its own rules out."""
-        self.respond = _unprotected(self)  # type: ignore[method-assign]
+        respond = self.respond
+
+        def deleting(request: httpx.Request) -> httpx.Response:
+            response = respond(request)
+            if request.method == "DELETE" and response.status_code == 400 and "FLOW-1418" in response.text:
+                self.platform.sandbox().collections["connections"].remove(request.url.path.rpartition("/")[2])
+                return httpx.Response(202)
+            return response
+
+        self.respond = deleting  # type: ignore[method-assign]
 
     def requests(self) -> list[str]:
         """Those so far, without the ones for tokens: ["GET /flows", …]."""
@@ -128,16 +137,3 @@ class Adobe:
         assert desired.target_params.items() <= target["params"].items()
         assert isinstance(desired.schedule, Every)
         assert flow["scheduleParams"]["interval"] == desired.schedule.hours
-
-
-def _unprotected(adobe: Adobe) -> Callable[[httpx.Request], httpx.Response]:
-    respond = adobe.respond
-
-    def deleting(request: httpx.Request) -> httpx.Response:
-        response = respond(request)
-        if request.method == "DELETE" and response.status_code == 400 and "FLOW-1418" in response.text:
-            adobe.platform.sandbox().collections["connections"].remove(request.url.path.rpartition("/")[2])
-            return httpx.Response(202)
-        return response
-
-    return deleting
