@@ -28,7 +28,7 @@ PROVISIONING = (
     *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "observed", "export"),
     "removal",
 )
-OPERATORS = ("datasets", "export", "steps")
+OPERATORS = ("datasets", "export", "lifecycle", "steps")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),

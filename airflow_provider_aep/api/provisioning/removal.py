@@ -151,6 +151,8 @@ def remove_exports_named(name: str, policy: SetupPolicy, *, with_base_connection
         seconds = policy.first_look_seconds if is_whole else policy.visibility_seconds
         found = yield from _look(name, kept, seconds=seconds)
         if not any(found):
+            if not seen and not any(removal):
+                log.info("export %r is gone already", name)
             done = {entity_id for _, entity_id in removal.deleted} | kept
             gone = tuple((collection, each) for each, collection in seen.items() if each not in done)
             return removal.and_then(Removal(gone))  # the leases of dead tasks
@@ -219,6 +221,8 @@ def _remove(what: str, parts: Sequence[Parts], journals: Sequence[SourceConnecti
     noted = [each for each in map(_read_journal, journals) if each and each.dataflow not in present]
     if not parts and not noted:
         log.info("%s is gone already", what)
+        if journals:  # whose description Adobe, or somebody, has changed
+            log.warning("an earlier try to delete %s has ended half-way; its connections may be left", what)
     used = [each.id for each in journals]
     bases: dict[str, bool] = {}
     removal = Removal()

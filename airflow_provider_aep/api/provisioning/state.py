@@ -44,32 +44,27 @@ def ensure_disabled(dataflow: DataflowId) -> Procedure[Dataflow]:
 
 
 def _ensure(dataflow: DataflowId, state: str, action: Call[None]) -> Procedure[Dataflow]:
-    refusal: RequestRefused | None = None
-    for _ in range(CHANGE_ROUNDS):
+    for attempt in range(1, CHANGE_ROUNDS + 1):
         found: Dataflow = yield from _wait(DATAFLOWS, dataflow, _is_steady_or_gone)
         if found.state == state:
-            log.info("dataflow %r (%s) is %s", found.name, dataflow, state)
-            return found
+            break
         if found.state == VANISHING:
             raise EntityNotFound(str(action), message=f"dataflow {dataflow} is being deleted")
-        if refusal:
-            raise refusal
         try:
             yield from action
-        except RequestRefused as error:
-            if error.number != _NOT_APPLICABLE:
-                raise
-            refusal = error
-        except PlatformUnavailable as error:
-            if not _is_in_transit(error):
+        except RequestRefused as refusal:
+            found = yield from _wait(DATAFLOWS, dataflow, _is_steady_or_gone)
+            if refusal.number != _NOT_APPLICABLE or found.state != state:
+                raise refusal from None
+            break
+        except PlatformUnavailable as error:  # it was changed meanwhile
+            if not _is_in_transit(error) or attempt == CHANGE_ROUNDS:
                 raise
         else:
             found = yield from _wait(DATAFLOWS, dataflow, lambda entity: entity.state == state)
-            log.info("dataflow %r (%s) was changed to %s", found.name, dataflow, state)
-            return found
-    raise PlatformUnavailable(
-        str(action), message=f"others changed dataflow {dataflow} again and again; trying again is safe"
-    )
+            break
+    log.info("dataflow %r (%s) is %s", found.name, dataflow, state)
+    return found
 
 
 def delete_and_wait(collection: Collection, found: Any) -> Procedure[None]:
