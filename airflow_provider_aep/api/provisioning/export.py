@@ -103,7 +103,7 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
             observed = yield from observe(desired, policy)
             if observed.dataflow:
                 ids = yield from _reconcile(desired, observed, observed.dataflow, policy)
-                yield from _check_still_there(observed, ids, policy)
+                yield from _check_still_there(observed, ids)
             elif observed.source and not is_leased(observed.source):
                 yield from _delete_created(created, keep=())
                 yield from _complete_in_steps(desired, observed, observed.source, policy)
@@ -358,15 +358,15 @@ def _reconcile(
     return ids
 
 
-def _check_still_there(observed: ObservedExport, ids: ExportIds, policy: SetupPolicy) -> Procedure[None]:
-    """Ask again for a dataflow that may have been removed since lists have told of it.
+def _check_still_there(observed: ObservedExport, ids: ExportIds) -> Procedure[None]:
+    """Ask again for a dataflow that may have been removed since lists have told of it, unless that was just now.
 
     Raises:
         RaceLost: it was.
     """
     now_ms: int = yield ServerTime()
     is_late = now_ms - observed.read_ms > LATE_SECONDS * 1000
-    if (is_late or policy.if_exists == "update") and (yield from is_gone(DATAFLOWS, ids.dataflow_id)):
+    if is_late and (yield from is_gone(DATAFLOWS, ids.dataflow_id)):
         raise RaceLost(f"dataflow {ids.dataflow_id} was deleted by another task")
 
 
