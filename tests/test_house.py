@@ -26,7 +26,7 @@ LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = (
     *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "observed", "export"),
-    "removal",
+    *("journal", "removal"),
 )
 OPERATORS = ("datasets", "export", "lifecycle", "steps")
 TABLE: dict[str, set[str]] = {

@@ -19,7 +19,7 @@ from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.removal import Removal, remove_export, remove_exports_named
 from airflow_provider_aep.destinations import AzureBlob, destination_type, target_params
 from airflow_provider_aep.emulator import Platform
-from airflow_provider_aep.errors import AepError, AmbiguousName, InvalidArgument, PlatformUnavailable
+from airflow_provider_aep.errors import AccessDenied, AepError, AmbiguousName, InvalidArgument, PlatformUnavailable
 from tests.adobe.in_process import Adobe
 from tests.conftest import Runner
 from tests.exports import KINDS, WAYS, desired, policy
@@ -346,3 +346,51 @@ def test_through_both_sessions(run: Runner, platform: Platform, by: str) -> None
         "kept": [],
     }
     assert {kind: len(platform.live(kind)) for kind in KINDS} == dict.fromkeys(KINDS, 0) | {"connections": 1}
+
+
+def test_no_dataflow_but_an_export_of_datasets_is_deleted() -> None:
+    """An ID may be that of somebody's audience export."""
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    adobe.the("flows")["flowSpec"] = {"id": "1a0514a6-33d4-4c7f-aff8-594799c47549", "version": "1.0"}
+    with pytest.raises(InvalidArgument, match=r"is 'dag.export', which is no export of datasets"):
+        remove(adobe, ids.dataflow_id)
+    assert all(adobe.count().values())
+
+
+def test_a_refusal_leaves_all_as_it_was() -> None:
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    before = adobe.count()
+    adobe.faults.status("DELETE /flows/*", 403)
+    with pytest.raises(AccessDenied):
+        remove(adobe, ids.dataflow_id)
+    assert adobe.count() == before
+
+
+def test_what_two_of_one_name_share_goes_with_the_second() -> None:
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    flow = adobe.the("flows")
+    twin = calls.create_dataflow(
+        "dag.export",
+        flow["flowSpec"]["id"],
+        ids.source_connection_id,
+        ids.target_connection_id,
+        flow["scheduleParams"],
+        description=OURS,
+    )
+    other = adobe.run(twin).id
+    deleted, kept = only(remove_named(adobe, with_base_connection=True))
+    assert deleted == {*ids[:4], other}
+    assert not kept
+
+
+@pytest.mark.parametrize("state", [" (unconfirmed)", " (retiring)", " (superseded)"])
+def test_a_login_that_dead_tasks_left_in_between_goes_too(state: str) -> None:
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    adobe.the("connections")["description"] += state
+    deleted, kept = only(remove(adobe, ids.dataflow_id, with_base_connection=True))
+    assert (ids.base_connection_id in deleted, kept) == (True, {})
+    assert not any(adobe.count().values())

@@ -108,7 +108,8 @@ class AepDeleteExportOperator(AepOperator):
     all text; what is in "deleted" Adobe no longer knows. Both are empty if nothing was there.
 
     Raises:
-        InvalidArgument: an argument cannot be right, or the dataflow of that name was not made by this provider.
+        InvalidArgument: an argument cannot be right, the dataflow exports no datasets, or the one of that name was not
+            made by this provider.
         AirflowFailException: somebody else made one of several dataflows of that name, or Adobe refuses.
         AepError: an outage, or Adobe takes longer than five minutes; a retry is safe.
 

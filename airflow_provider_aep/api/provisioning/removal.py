@@ -1,17 +1,15 @@
 """An export removed in Adobe's order, whatever becomes of the replies and the worker; what others use stays.
 
 Adobe wants the dataflow deleted first, then its connections. With the dataflow goes the knowledge of what its
-connections were, so a removal writes that down before: the journal, a source connection that no dataflow uses, whose
-name a later try can ask for. It is deleted last. Source of the order: guides "Delete destination dataflows" and "Delete
-destination accounts", https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/delete-destination-account
+connections were, so a removal writes that down before, see `journal`, and deletes the journal last. Source: the guides
+"Delete destination dataflows" and "Delete destination accounts",
+https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/delete-destination-account
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from airflow_provider_aep.api import calls
@@ -21,42 +19,48 @@ from airflow_provider_aep.api.calls import (
     SOURCE_CONNECTIONS,
     TARGET_CONNECTIONS,
     Collection,
-    Created,
 )
-from airflow_provider_aep.api.effects import Call, Procedure, Sleep, gather
+from airflow_provider_aep.api.effects import Procedure, Sleep, gather
 from airflow_provider_aep.api.entities import (
     VANISHING,
     BaseConnection,
     Dataflow,
     DataflowId,
-    DatasetId,
     SourceConnection,
     TargetConnection,
 )
 from airflow_provider_aep.api.provisioning import lease
 from airflow_provider_aep.api.provisioning.desired import replacement
 from airflow_provider_aep.api.provisioning.ensure import RACE_ROUNDS, given_up
-from airflow_provider_aep.api.provisioning.owner import RETIRING, is_managed
+from airflow_provider_aep.api.provisioning.journal import (
+    Parts,
+    journal_name,
+    parts_of,
+    read_journal,
+    sources_named,
+    write_journal,
+)
+from airflow_provider_aep.api.provisioning.owner import RETIRING, is_managed, is_unconfirmed
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import (
     IN_USE,
     RaceLost,
-    Resource,
     back_off,
     change,
-    create,
     delete,
+    delete_leftover,
     find,
     find_named,
     get_if_exists,
     look_for,
+    supersede,
 )
 from airflow_provider_aep.api.provisioning.state import delete_and_wait
 from airflow_provider_aep.api.queries import all_items, dataflows_of
-from airflow_provider_aep.destinations import DATA_LAKE_SPEC, DESTINATIONS
+from airflow_provider_aep.destinations import DESTINATIONS
 from airflow_provider_aep.errors import (
-    AccessDenied,
     AmbiguousName,
+    EntityNotFound,
     InvalidArgument,
     PlatformUnavailable,
     RequestRefused,
@@ -65,8 +69,8 @@ from airflow_provider_aep.errors import (
 log = logging.getLogger(__name__)
 
 _COLLECTIONS = (DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS)
+_FLOW_SPECS = tuple(each.flow_spec for each in DESTINATIONS.values())
 _NOT_OURS = "was not made by this provider"
-_NOTED = re.compile(r", removes dataflow (\S+), source (\S+), target (\S+), base (\S+)$")
 
 
 class Kept(NamedTuple):
@@ -78,14 +82,15 @@ class Kept(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """What a removal has deleted, so that Adobe no longer knows it, and what it has left. Both are empty where all of
-    it was gone already."""
+    """What a removal has deleted, which Adobe no longer knows, and what it has left; neither where all was gone."""
 
     deleted: tuple[tuple[Collection, str], ...] = ()
     kept: tuple[Kept, ...] = ()
 
     def and_then(self, other: Removal) -> Removal:
-        return Removal(self.deleted + other.deleted, self.kept + other.kept)
+        deleted = self.deleted + other.deleted
+        gone = {entity_id for _, entity_id in deleted}  # as what two dataflows of one name shared
+        return Removal(deleted, tuple(each for each in self.kept + other.kept if each.id not in gone))
 
     def as_data(self) -> dict[str, list[dict[str, str]]]:
         """{"deleted": [{"kind": "dataflow", "id"}, …], "kept": [{"kind": "base connection", "id", "reason"}, …]}."""
@@ -93,15 +98,6 @@ class Removal(NamedTuple):
             "deleted": [{"kind": collection.title, "id": entity_id} for collection, entity_id in self.deleted],
             "kept": [{"kind": each.collection.title, "id": each.id, "reason": each.reason} for each in self.kept],
         }
-
-
-class Parts(NamedTuple):
-    """The IDs of what makes up an export; "" for what is missing, and for a login that shall stay."""
-
-    dataflow: str = ""
-    source: str = ""
-    target: str = ""
-    base: str = ""
 
 
 class _How(NamedTuple):
@@ -119,15 +115,19 @@ def remove_export(
     a killed try has begun the next call finishes; one whose owner says `again` waits for what lists show late.
 
     Raises:
+        InvalidArgument: the dataflow exports no datasets, but audiences, or brings data in; nothing is deleted.
         PlatformUnavailable: an outage, or Adobe takes longer than five minutes; trying again is safe.
         RequestRefused: Adobe does not allow it, for another reason than that something is in use.
     """
     what = f"dataflow {dataflow_id}"
     dataflow, journals = yield from gather(
         get_if_exists(DATAFLOWS, dataflow_id),
-        look_for(_sources(_journal_name(what)), seconds=policy.first_look_seconds),
+        look_for(sources_named(journal_name(what)), seconds=policy.first_look_seconds),
     )
-    parts = [_parts_of(dataflow)] if dataflow else []
+    if dataflow and dataflow.spec_id not in _FLOW_SPECS:
+        rule = f"is {dataflow.name!r}, which is no export of datasets (its flow spec is {dataflow.spec_id!r})"
+        raise InvalidArgument("dataflow_id", dataflow_id, rule)
+    parts = [parts_of(dataflow)] if dataflow else []
     return (yield from _remove(what, parts, journals, _How(policy, with_base_connection, only_managed)))
 
 
@@ -158,13 +158,13 @@ def remove_exports_named(name: str, policy: SetupPolicy, *, with_base_connection
             return removal.and_then(Removal(gone))  # the leases of dead tasks
         _check_is_ours(name, found.dataflows)
         is_whole = is_whole or bool(found.dataflows or found.journals)
-        whole = [_parts_of(each) for each in found.dataflows]
+        whole = [parts_of(each) for each in found.dataflows]
         attached = {each for parts in whole for each in parts}
         sources = [each for each in found.sources if each.id not in attached]
         targets = [each for each in found.targets if each.id not in attached]
         seen |= {each.id: SOURCE_CONNECTIONS for each in sources} | {each.id: TARGET_CONNECTIONS for each in targets}
         try:
-            yield from lease.released(_sources(name), sources, policy)
+            yield from lease.released(sources_named(name), sources, policy)
         except RaceLost as lost:
             reason = lost
             yield from back_off()
@@ -189,10 +189,10 @@ def _look(name: str, kept: set[str], *, seconds: float) -> Procedure[_Found]:
     waited, pause = 0.0, 0.5
     while True:
         lists = yield from gather(
-            find_named(DATAFLOWS, name, *(each.flow_spec for each in DESTINATIONS.values())),
-            find(_sources(name)),
+            find_named(DATAFLOWS, name, *_FLOW_SPECS),
+            find(sources_named(name)),
             find_named(TARGET_CONNECTIONS, name, *(each.connection_spec for each in DESTINATIONS.values())),
-            find(_sources(_journal_name(f"export {name}"))),
+            find(sources_named(journal_name(f"export {name}"))),
         )
         found = _Found(*([each for each in entities if each.id not in kept] for entities in lists))
         if any(found) or waited >= seconds:
@@ -218,7 +218,7 @@ def _check_is_ours(name: str, dataflows: Sequence[Dataflow]) -> None:
 def _remove(what: str, parts: Sequence[Parts], journals: Sequence[SourceConnection], how: _How) -> Procedure[Removal]:
     """Delete what is there, and what journals tell of: one export after the other, then logins, then the journals."""
     present = {each.dataflow for each in parts} - {""}
-    noted = [each for each in map(_read_journal, journals) if each and each.dataflow not in present]
+    noted = [each for each in map(read_journal, journals) if each and each.dataflow not in present]
     if not parts and not noted:
         log.info("%s is gone already", what)
         if journals:  # whose description Adobe, or somebody, has changed
@@ -259,14 +259,21 @@ def _remove_parts(
         return _keep(DATAFLOWS, dataflow.id, _NOT_OURS)
     base = target.base_connection_id if target else parts.base
     parts = parts._replace(base=base if how.with_base_connection else "")
-    if (dataflow or parts.base) and parts not in map(_read_journal, journals):
-        yield from _write_journal(what, parts, source, how.policy, used)
+    written = ""
+    if (dataflow or parts.base) and parts not in map(read_journal, journals):
+        written = yield from write_journal(what, parts, source, how.policy)
+        used += [written] if written else []
     removal = Removal()
     if is_noted:
         ids = zip(_COLLECTIONS, parts[:3], found, strict=True)
         removal = Removal(tuple((collection, each) for collection, each, there in ids if each and not there))
     if dataflow:
-        yield from delete_and_wait(DATAFLOWS, dataflow)
+        try:
+            yield from delete_and_wait(DATAFLOWS, dataflow)
+        except RequestRefused:
+            if written:  # it stays whole, so nothing has to be remembered
+                yield from delete_leftover(SOURCE_CONNECTIONS, written)
+            raise
         removal = removal.and_then(Removal(((DATAFLOWS, dataflow.id),)))
     for collection, entity in ((TARGET_CONNECTIONS, target), (SOURCE_CONNECTIONS, source)):
         if entity:
@@ -304,32 +311,45 @@ def _remove_unused(
 
 
 def _remove_base(base_id: str, how: _How, *, is_noted: bool) -> Procedure[Removal]:
-    """Delete a base connection that no target connection uses; whether Adobe protects one in use nobody knows.
-
-    It is marked first, so that set-ups pass over it, and looked at again once those have shown what they were making.
-    """
+    """Delete a base connection that no target connection uses; whether Adobe protects one in use nobody knows."""
+    deleted = Removal(((BASE_CONNECTIONS, base_id),))
     base: BaseConnection | None = yield from get_if_exists(BASE_CONNECTIONS, base_id)
     if base is None:
-        return Removal(((BASE_CONNECTIONS, base_id),) if is_noted else ())
+        return deleted if is_noted else Removal()
     if how.only_managed and not is_managed(base):
         return _keep(BASE_CONNECTIONS, base_id, _NOT_OURS)
-    users = yield from _targets_of(base_id)
-    if not users:
-        if is_managed(base):
-            yield from change(BASE_CONNECTIONS, base_id, lambda fresh: _described(fresh, ending=RETIRING))
-        yield Sleep(how.policy.visibility_seconds)
+    try:
         users = yield from _targets_of(base_id)
         if not users:
-            try:
-                yield from delete_and_wait(BASE_CONNECTIONS, (yield from get_if_exists(BASE_CONNECTIONS, base_id)))
-            except RequestRefused as refusal:
-                if refusal.number not in IN_USE:
-                    raise
-                users = [str(refusal)]
-            else:
-                return Removal(((BASE_CONNECTIONS, base_id),))
-    yield from change(BASE_CONNECTIONS, base_id, lambda fresh: _described(fresh, ending=""))
+            users = yield from _retire(base, how.policy)
+        if not users:
+            return deleted
+        yield from change(BASE_CONNECTIONS, base_id, lambda fresh: _described(fresh, ending=""))
+    except EntityNotFound:  # another removal was faster
+        return deleted
     return _keep(BASE_CONNECTIONS, base_id, f"{', '.join(users)} uses it")
+
+
+def _retire(base: BaseConnection, policy: SetupPolicy) -> Procedure[list[str]]:
+    """Delete a base connection unless somebody begins to use it meanwhile; returns who does, in words.
+
+    It is marked first, so that set-ups pass over it, and looked at again once those have shown what they were making.
+    One that its creators have not agreed on yet is superseded, as among themselves; see `resource.agree`.
+    """
+    if is_unconfirmed(base) and (yield from supersede(BASE_CONNECTIONS, base)):
+        return []
+    if is_managed(base) and base.state != VANISHING:
+        yield from change(BASE_CONNECTIONS, base.id, lambda fresh: _described(fresh, ending=RETIRING))
+    yield Sleep(policy.visibility_seconds)
+    users = yield from _targets_of(base.id)
+    if not users:
+        try:
+            yield from delete_and_wait(BASE_CONNECTIONS, (yield from get_if_exists(BASE_CONNECTIONS, base.id)))
+        except RequestRefused as refusal:
+            if refusal.number not in IN_USE:
+                raise
+            return [str(refusal)]
+    return users
 
 
 def _targets_of(base_id: str) -> Procedure[list[str]]:
@@ -351,53 +371,3 @@ def _described(base: BaseConnection, *, ending: str) -> list[dict[str, Any]]:
 def _keep(collection: Collection, entity_id: str, reason: str) -> Removal:
     log.info("kept %s %s: %s", collection.title, entity_id, reason)
     return Removal(kept=(Kept(collection, entity_id, reason),))
-
-
-def _parts_of(dataflow: Dataflow) -> Parts:
-    return Parts(dataflow.id, dataflow.source_connection_id, dataflow.target_connection_id)
-
-
-# -- the journal ----------------------------------------------------------------------------------------------------
-
-
-def _journal_name(what: str) -> str:
-    return f"removal of {what}"
-
-
-def _write_journal(
-    what: str, parts: Parts, source: SourceConnection | None, policy: SetupPolicy, used: list[str]
-) -> Procedure[None]:
-    """Note what belongs together. Where Adobe refuses that, a retry after a kill may leave connections."""
-    datasets: Sequence[DatasetId] = source.dataset_ids if source else ()
-    if not datasets:  # any will do
-        page = yield from calls.list_datasets(limit=1)
-        datasets = [DatasetId(str(each["id"])) for each in page.items]
-    told = ", ".join(f"{kind} {value or 'none'}" for kind, value in parts._asdict().items())
-    name = _journal_name(what)
-
-    def creation(mark: str) -> Call[Created]:
-        return calls.create_source_connection(name, datasets, description=f"{mark}, removes {told}")
-
-    try:
-        journal = yield from create(replace(_sources(name), creation=creation, fits=lambda _found: False), policy)
-    except AccessDenied:
-        raise
-    except RequestRefused as refusal:
-        log.warning("%s: if this task is killed, a retry may not find the connections: %s", name, refusal)
-    else:
-        used.append(journal.id)
-
-
-def _read_journal(journal: SourceConnection) -> Parts | None:
-    """What a journal says; None where Adobe, or somebody, has changed its description."""
-    found = _NOTED.search(journal.description) if is_managed(journal) else None
-    return Parts(*("" if each == "none" else each for each in found.groups())) if found else None
-
-
-def _sources(name: str) -> Resource:
-    """Source connections of a name, to look for."""
-    return Resource(SOURCE_CONNECTIONS, name, DATA_LAKE_SPEC, creation=_never)
-
-
-def _never(_mark: str) -> Call[Created]:
-    raise AssertionError("it is only looked for")
