@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_aep.api.effects import Procedure
     from airflow_provider_aep.api.entities import FlowRun
+    from airflow_provider_aep.api.provisioning.owner import Owner
     from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
     from airflow_provider_aep.hooks import AepHook
     from airflow_provider_aep.run_wait import RunWait
@@ -160,6 +161,13 @@ class AepOperator(AepTask, BaseOperator):
     def work(self, context: Context) -> Any:
         raise NotImplementedError
 
+    def owner_of_try(self, context: Context) -> Owner:
+        """As whose this try of the task marks what it creates."""
+        from airflow_provider_aep.api.provisioning.owner import Owner
+
+        ti = context["ti"]
+        return Owner.of_task(self.dag_id, self.task_id, ti.run_id, ti.map_index, ti.try_number)
+
     def perform(self, procedure: Procedure[Any]) -> Any:
         result = self.hook().run(procedure)
         self.check_not_killed()
@@ -221,13 +229,11 @@ class AepSetupOperator(AepOperator):
 
     def policy(self, context: Context, *, waits: bool = False) -> SetupPolicy:
         """How this task sets up, and as whose its creations are marked."""
-        from airflow_provider_aep.api.provisioning.owner import Owner
         from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 
-        ti = context["ti"]
-        owner = Owner.of_task(self.dag_id, self.task_id, ti.run_id, ti.map_index, ti.try_number)
         shares_name = self.name is not None and is_mapped(context)
-        return SetupPolicy(self.if_exists, owner, self.hook().settings().visibility_seconds, shares_name, waits)
+        visibility_seconds = self.hook().settings().visibility_seconds
+        return SetupPolicy(self.if_exists, self.owner_of_try(context), visibility_seconds, shares_name, waits)
 
     def entity_name(self, context: Context, *content: object) -> str:
         """The name given, or dag_id.task_id, which no other task of this Airflow has.

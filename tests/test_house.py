@@ -24,8 +24,11 @@ MOST_LINES = 420
 PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
-PROVISIONING = ("owner", "policy", "resource", "desired", "drift", "lease", "ensure", "observed", "export")
-OPERATORS = ("datasets", "export", "run", "steps")
+PROVISIONING = (
+    *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "observed", "export"),
+    *("journal", "removal"),
+)
+OPERATORS = ("datasets", "export", "lifecycle", "run", "steps")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),

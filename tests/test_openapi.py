@@ -17,6 +17,8 @@ from airflow_provider_aep.api.calls import DATAFLOWS, delete_entity, enable_data
 from airflow_provider_aep.api.credentials import auth
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
+from airflow_provider_aep.api.provisioning.removal import remove_export, remove_exports_named
+from airflow_provider_aep.api.provisioning.state import ensure_disabled, ensure_enabled
 from airflow_provider_aep.api.queries import list_datasets
 from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
 from airflow_provider_aep.api.runs.poll import poll, read_dataflows
@@ -208,6 +210,24 @@ def test_every_destination(way: str, name: str) -> None:
         ids = run(adobe, WAYS[way](to(name), policy(if_exists=if_exists)))
         is_one_export(adobe, to(name), ids)
     assert adobe.violations == []
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_pause_resume_and_removal(way: str, lists: str) -> None:
+    """By ID and by name; once with the login, which has to be marked first."""
+    adobe = OpenApiAdobe(**LISTS[lists])
+    for with_login in (False, True):
+        ids = run(adobe, WAYS[way](desired(), policy(again=with_login)))
+        assert run(adobe, ensure_disabled(ids.dataflow_id)).state == "disabled"
+        assert run(adobe, ensure_enabled(ids.dataflow_id)).state == "enabled"
+        if with_login:
+            removal = run(adobe, remove_export(ids.dataflow_id, policy(), with_base_connection=True))
+        else:
+            removal = run(adobe, remove_exports_named("dag.export", policy()))
+        assert len(removal.deleted) == 3 + with_login
+    assert adobe.violations == []
+    assert not any(adobe.entities.values())
 
 
 def test_an_export_once() -> None:

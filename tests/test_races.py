@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,9 +117,15 @@ def advance(task: Task, actor: Actor, chance: random.Random, *, dies: bool) -> N
 
 
 def race(
-    tasks: list[Task], chance: random.Random, *, deaths: int = 0, retried: bool = True, ghosts: int = 0
+    tasks: list[Task],
+    chance: random.Random,
+    *,
+    deaths: int = 0,
+    retried: bool = True,
+    ghosts: int = 0,
+    until: Callable[[list[Task]], bool] = lambda _ended: False,
 ) -> list[Task]:
-    """Run tasks until all have ended; gives back those that were not killed.
+    """Run tasks until all have ended, or until `until` says so of those that have; gives back those not killed.
 
     A ghost is a task that hangs for a while, is taken for dead and retried, and then goes on beside its retry.
     """
@@ -129,7 +135,7 @@ def race(
     running: list[Task] = []
     ended: list[Task] = []
     retries: list[tuple[float, Task]] = []
-    while waiting or running or retries:
+    while (waiting or running or retries) and not until(ended):
         now = clock.now()
         running += [waiting.pop(index).begin() for index in list(waiting) if begins[index] <= now]
         for moment, dead in [each for each in retries if each[0] <= now]:

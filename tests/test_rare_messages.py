@@ -16,6 +16,8 @@ from airflow_provider_aep import run_poller
 from airflow_provider_aep.api import calls, queries
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId, SourceConnectionId, TargetConnectionId
 from airflow_provider_aep.api.provisioning.owner import LEASE, UNCONFIRMED
+from airflow_provider_aep.api.provisioning.removal import remove_export, remove_exports_named
+from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
 from airflow_provider_aep.api.runs.poll import poll
 from airflow_provider_aep.api.session import Session
@@ -109,6 +111,56 @@ def _half_gone(stage: Stage) -> str:
     made_by_hand(adobe, *ends_by_hand(adobe))
     lost(adobe, "targetConnections")
     return stage.failure(lambda: adobe.task(desired()))
+
+
+# -- removals ---------------------------------------------------------------------------------------------------------
+
+
+def removing(adobe: Adobe) -> Any:
+    """Remove the export of `desired()`."""
+    return adobe.run(remove_export(adobe.the("flows")["id"], policy("dag.remove, run 1")))
+
+
+@rarely("… dataflows are named …: … Give the dataflow_id of the one meant")
+def _whose(stage: Stage) -> str:
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    made_by_hand(adobe, ids.source_connection_id, ids.target_connection_id)
+    return stage.failure(lambda: adobe.run(remove_exports_named("dag.export", policy())))
+
+
+@rarely("dataflow … is being deleted")
+def _being_deleted(stage: Stage) -> str:
+    adobe = Adobe({"delete_seconds": 60})
+    flow = adobe.task(desired()).dataflow_id
+    adobe.run(calls.delete_entity(calls.DATAFLOWS, flow))
+    return stage.failure(lambda: adobe.run(ensure_enabled(flow)))
+
+
+@rarely("…, after … s still; trying again is safe")
+def _still_there(stage: Stage) -> str:
+    adobe = Adobe({"delete_seconds": 4000})
+    adobe.task(desired())
+    return stage.failure(lambda: removing(adobe))
+
+
+@rarely("…: if this task is killed, a retry may not find the connections: …")
+def _no_journal(stage: Stage) -> str:
+    adobe = Adobe()
+    adobe.task(desired())
+    adobe.faults.status("POST /sourceConnections", 400)
+    return stage.logged(lambda: removing(adobe))
+
+
+@rarely("an earlier try to delete … has ended half-way; its connections may be left")
+def _unreadable_journal(stage: Stage) -> str:
+    adobe = Adobe()
+    flow = adobe.task(desired()).dataflow_id
+    adobe.faults.status("DELETE /targetConnections/*", 503, times=6)
+    stage.failure(lambda: removing(adobe))
+    journal = next(each for each in adobe.platform.live("sourceConnections") if each["name"].startswith("removal of "))
+    journal["description"] = "what is this?"
+    return stage.logged(lambda: adobe.run(remove_export(flow, policy("dag.remove, run 1", again=True))))
 
 
 def set_right(kind: str, way: Any = None) -> Callable[[Stage], str]:

@@ -88,7 +88,7 @@ def test_the_wait_was_deferred(real: RealAirflow, finished: dict[str, str]) -> N
 
 
 def test_each_entity_was_made_once(real: RealAirflow, finished: dict[str, str], adobe: tuple[str, Path]) -> None:
-    """Seven exports to S3 share one login; no name was given to two entities of a kind."""
+    """Eight exports to S3 share one login; no name was given to two entities of a kind."""
     for dag_id, run_id in finished.items():
         real.wait_for_run(dag_id, run_id)
     creations: list[dict[str, Any]] = httpx.get(f"{adobe[0]}/_emulator/creations").json()["creations"]

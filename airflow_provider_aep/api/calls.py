@@ -233,7 +233,16 @@ def _create(
 
 def enable_dataflow(dataflow: DataflowId) -> Call[None]:
     """Let a disabled dataflow run again. Source: update guide, whose `op` is in lower case, without a body."""
-    return Call("POST", f"{_path_of(DATAFLOWS, dataflow)}/action", query=[("op", "enable")], repeatable=True)
+    return _action(dataflow, "enable")
+
+
+def disable_dataflow(dataflow: DataflowId) -> Call[None]:
+    """Let a dataflow make no run until it is enabled. Source: as `enable_dataflow`."""
+    return _action(dataflow, "disable")
+
+
+def _action(dataflow: DataflowId, op: str) -> Call[None]:
+    return Call("POST", f"{_path_of(DATAFLOWS, dataflow)}/action", query=[("op", op)], repeatable=True)
 
 
 def list_runs(*filters: str, order: str = "-createdAt") -> Call[wire.Page]:

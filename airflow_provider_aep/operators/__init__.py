@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
     from airflow_provider_aep.operators.export import AepExportDatasetsOperator
+    from airflow_provider_aep.operators.lifecycle import (
+        AepDeleteExportOperator,
+        AepDisableDataflowOperator,
+        AepEnableDataflowOperator,
+    )
     from airflow_provider_aep.operators.run import AepRunDataflowOperator
     from airflow_provider_aep.operators.steps import (
         AepCreateBaseConnectionOperator,
@@ -21,6 +26,9 @@ __all__ = [
     "AepCreateDataflowOperator",
     "AepCreateSourceConnectionOperator",
     "AepCreateTargetConnectionOperator",
+    "AepDeleteExportOperator",
+    "AepDisableDataflowOperator",
+    "AepEnableDataflowOperator",
     "AepExportDatasetsOperator",
     "AepListDatasetsOperator",
     "AepRunDataflowOperator",
@@ -31,6 +39,9 @@ _MODULES = {
     "AepCreateDataflowOperator": "steps",
     "AepCreateSourceConnectionOperator": "steps",
     "AepCreateTargetConnectionOperator": "steps",
+    "AepDeleteExportOperator": "lifecycle",
+    "AepDisableDataflowOperator": "lifecycle",
+    "AepEnableDataflowOperator": "lifecycle",
     "AepExportDatasetsOperator": "export",
     "AepListDatasetsOperator": "datasets",
     "AepRunDataflowOperator": "run",

@@ -60,6 +60,7 @@ from airflow_provider_aep.api.provisioning.resource import (
     pick,
     supersede,
 )
+from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.destinations import DestinationType
 from airflow_provider_aep.errors import (
@@ -67,7 +68,6 @@ from airflow_provider_aep.errors import (
     EntityNotFound,
     InvalidArgument,
     PlatformUnavailable,
-    RequestRefused,
 )
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ def update_dataflow(desired: DesiredDataflow, found: Dataflow, policy: SetupPoli
         for old in {found.source_connection_id, last.source_connection_id} - {desired.source_connection_id}:
             yield from _delete_old_source(old, desired.source_connection_id)
     if found.state == "disabled":
-        yield from _enable(DataflowId(found.id))
+        yield from ensure_enabled(DataflowId(found.id))
 
 
 def _renamed(desired: DesiredDataflow) -> Procedure[Sequence[Entity]]:
@@ -283,16 +283,6 @@ def _delete_unused_sources(used: SourceConnectionId) -> Procedure[None]:
     source = yield from calls.get_source_connection(used)
     same = yield from find_named(SOURCE_CONNECTIONS, source.name, source.spec_id)
     yield from delete_managed(SOURCE_CONNECTIONS, same, keep=used)
-
-
-def _enable(dataflow: DataflowId) -> Procedure[None]:
-    try:
-        yield from calls.enable_dataflow(dataflow)
-    except RequestRefused:
-        # 1422: not applicable in its present state, as after a lost reply. Source: Flow Service error catalogue.
-        if (yield from calls.get_dataflow(dataflow)).state not in ("enabled", "enabling"):
-            raise
-    log.info("enabled dataflow %s", dataflow)
 
 
 class Ensured(NamedTuple):

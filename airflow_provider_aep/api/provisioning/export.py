@@ -71,6 +71,8 @@ log = logging.getLogger(__name__)
 
 #: What a step has created, and no dataflow uses after so many seconds, its DAG has abandoned.
 ABANDONED_SECONDS = 86_400
+#: What lists said of a dataflow longer ago, a removal may have overtaken. Adobe dates its replies in whole seconds.
+LATE_SECONDS = 2
 
 
 def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ExportIds]:
@@ -101,6 +103,7 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
             observed = yield from observe(desired, policy)
             if observed.dataflow:
                 ids = yield from _reconcile(desired, observed, observed.dataflow, policy)
+                yield from _check_still_there(observed, ids)
             elif observed.source and not is_leased(observed.source):
                 yield from _delete_created(created, keep=())
                 yield from _complete_in_steps(desired, observed, observed.source, policy)
@@ -353,6 +356,18 @@ def _reconcile(
         observed.sources = [each for each in observed.sources if each.id != source.id]
     yield from _delete_leftovers(observed, ids, policy)
     return ids
+
+
+def _check_still_there(observed: ObservedExport, ids: ExportIds) -> Procedure[None]:
+    """Ask again for a dataflow that may have been removed since lists have told of it, unless that was just now.
+
+    Raises:
+        RaceLost: it was.
+    """
+    now_ms: int = yield ServerTime()
+    is_late = now_ms - observed.read_ms > LATE_SECONDS * 1000
+    if is_late and (yield from is_gone(DATAFLOWS, ids.dataflow_id)):
+        raise RaceLost(f"dataflow {ids.dataflow_id} was deleted by another task")
 
 
 def _mend_login(

@@ -15,11 +15,11 @@ from airflow_provider_aep.api.calls import (
     TARGET_CONNECTIONS,
     Collection,
 )
-from airflow_provider_aep.api.effects import Procedure, gather
+from airflow_provider_aep.api.effects import Procedure, ServerTime, gather
 from airflow_provider_aep.api.entities import BaseConnection, Dataflow, DataflowId, SourceConnection, TargetConnection
 from airflow_provider_aep.api.provisioning.desired import DesiredExport, server_time
 from airflow_provider_aep.api.provisioning.ensure import check_destination_type, without_twins
-from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_superseded, is_unconfirmed
+from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_passed_over, is_unconfirmed
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import RaceLost, agree, delete, get_if_exists, look_for, pick
 from airflow_provider_aep.api.queries import dataflows_of
@@ -40,6 +40,7 @@ class ObservedExport:
     bases: Sequence[BaseConnection] = ()
     sources: Sequence[SourceConnection] = ()
     targets: Sequence[TargetConnection] = ()
+    read_ms: int = 0  # when Adobe told of the dataflow, by its own clock
 
 
 def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExport]:
@@ -58,8 +59,8 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
     base = desired.base.resource() if desired.base else None
     is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
     seconds = policy.first_look_seconds
-    dataflows, sources, targets, bases, given = yield from gather(
-        look_for(flow, seconds=seconds),
+    (dataflows, read_ms), sources, targets, bases, given = yield from gather(
+        _dated(look_for(flow, seconds=seconds)),
         look_for(source, is_enough, seconds=seconds),
         look_for(target, seconds=seconds),
         look_for(base, seconds=seconds) if base else None,
@@ -72,9 +73,15 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
     if dataflow is None and sources:
         dataflow = yield from _dataflow_of_another_name(desired, sources, targets)
     observed = ObservedExport(
-        dataflow, dataflows=dataflows, base=given, bases=bases or (), sources=sources, targets=targets
+        dataflow,
+        dataflows=dataflows,
+        base=given,
+        bases=bases or (),
+        sources=sources,
+        targets=targets,
+        read_ms=read_ms,
     )
-    logins = [each for each in observed.bases if not is_superseded(each)]
+    logins = [each for each in observed.bases if not is_passed_over(each)]
     if dataflow is None:
         # A source connection that is no lease counts first, then the oldest, whether it fits or not.
         oldest = replace(source, fits=lambda _source: True)
@@ -99,6 +106,11 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
             if attached and (attached.name, attached.spec_id) == (base.name, base.spec_id):
                 observed.base = attached
     return observed
+
+
+def _dated(found: Procedure[list[Any]]) -> Procedure[tuple[list[Any], int]]:
+    entities = yield from found
+    return entities, (yield ServerTime())
 
 
 def _attached(collection: Collection, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:

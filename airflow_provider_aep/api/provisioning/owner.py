@@ -13,6 +13,8 @@ MARK = "Made by airflow-provider-aep"
 # What ends the mark of an entity that tasks have not agreed on yet, and of one that has lost. See `resource.agree`.
 UNCONFIRMED = " (unconfirmed)"
 SUPERSEDED = " (superseded)"
+# What ends the mark of a login that is about to be deleted if nobody uses it. See `removal`.
+RETIRING = " (retiring)"
 #: What the mark of a source connection holds that a whole export was set up under. See `lease`.
 LEASE = ", lease"
 _MARKED = re.compile(
@@ -125,3 +127,13 @@ def is_unconfirmed(entity: Entity) -> bool:
 def is_superseded(entity: Entity) -> bool:
     """Whether tasks have agreed on another one, so that it is about to be deleted."""
     return is_managed(entity) and entity.description.endswith(SUPERSEDED)
+
+
+def is_passed_over(entity: Entity) -> bool:
+    """Whether no task may begin to use it: it is superseded, or a login that a removal is about to delete."""
+    return is_superseded(entity) or is_retiring(entity)
+
+
+def is_retiring(entity: Entity) -> bool:
+    """Whether a removal is about to delete this login, or has died before it could decide."""
+    return is_managed(entity) and entity.description.endswith(RETIRING)

@@ -17,6 +17,7 @@ from airflow_provider_aep.api.provisioning.owner import (
     UNCONFIRMED,
     Owner,
     is_managed,
+    is_passed_over,
     is_superseded,
     is_unconfirmed,
 )
@@ -41,7 +42,7 @@ _LONGEST_WAIT_SECONDS = 300  # that a Retry-After is obeyed before an ambiguous 
 _NEVER_MS = 2**63  # the creation time of an entity that no list has shown: younger than all that have been
 
 # Source: Flow Service error catalogue.
-_IN_USE = (1418, 1447)
+IN_USE = (1418, 1447)
 
 
 #: Takes the entities that a list shows, and returns those that count; may raise RaceLost.
@@ -88,11 +89,11 @@ def find(resource: Resource) -> Procedure[list[Any]]:
     return (yield from find_named(resource.collection, resource.name, resource.spec_id))
 
 
-def find_named(collection: Collection, name: str, spec_id: str) -> Procedure[list[Any]]:
-    """Entities of a name and spec, the oldest first. Adobe is asked for the name; both are compared here."""
+def find_named(collection: Collection, name: str, *spec_ids: str) -> Procedure[list[Any]]:
+    """Entities of a name and one of these specs, oldest first. Adobe is asked for the name; both are compared here."""
     items = yield from all_items(calls.named(collection, name))
     entities = [collection.read(item) for item in items]
-    same = [each for each in entities if each.name == name and each.spec_id == spec_id and each.state != VANISHING]
+    same = [each for each in entities if each.name == name and each.spec_id in spec_ids and each.state != VANISHING]
     return sorted(same, key=lambda entity: (entity.created_ms, entity.id))
 
 
@@ -146,7 +147,7 @@ def contenders(resource: Resource, created: Created, policy: SetupPolicy, *, end
     """
 
     def shows_one(found: list[Any]) -> bool:
-        return any(resource.fits(entity) and not is_superseded(entity) for entity in found)
+        return any(resource.fits(entity) and not is_passed_over(entity) for entity in found)
 
     found = yield from look_for(resource, shows_one, seconds=policy.visibility_seconds)
     if created.id not in [entity.id for entity in found]:
@@ -187,7 +188,7 @@ def agree(
         if screen:
             found = yield from screen(found)
         counting = [entity for entity in found if owner.created(entity) or among(entity)]
-        live = [entity for entity in counting if not is_superseded(entity)]
+        live = [entity for entity in counting if not is_passed_over(entity)]
         confirmed = [entity for entity in live if not is_unconfirmed(entity)]
         chosen = pick(resource, confirmed) if confirmed else next(iter(live), None)
         if chosen is None:
@@ -306,7 +307,7 @@ def delete_leftover(collection: Collection, entity_id: str) -> Procedure[None]:
     try:
         yield from delete(collection, entity_id)
     except RequestRefused as error:
-        level = logging.INFO if error.number in _IN_USE else logging.WARNING
+        level = logging.INFO if error.number in IN_USE else logging.WARNING
         log.log(level, "%s %s is not needed here and could not be deleted: %s", collection.title, entity_id, error)
 
 
