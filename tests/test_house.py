@@ -25,7 +25,7 @@ PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = (
-    *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "observed", "export"),
+    *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "inventory", "observed", "export"),
     *("journal", "removal"),
 )
 OPERATORS = ("datasets", "export", "lifecycle", "run", "steps")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ class Call(Generic[T]):
     body: Any = field(default=None, repr=False)  # a base connection's holds a secret
     headers: Mapping[str, str] = field(default_factory=dict)  # "" leaves out a default one
     repeatable: bool = False  # may be sent twice without doing anything twice
+    sandbox_name: str = ""  # "" means the session's
 
     def __iter__(self) -> Procedure[T]:
         reply: T = yield self
@@ -69,3 +72,29 @@ def gather(*procedures: Procedure[Any] | None) -> Procedure[list[Any]]:
             results.append((yield from procedure))
     remaining = iter(results)
     return [None if procedure is None else next(remaining) for procedure in procedures]
+
+
+def in_sandbox(sandbox_name: str, procedure: Procedure[T]) -> Procedure[T]:
+    """The same procedure in another sandbox than the session's, so that one session serves several sandboxes."""
+    with closing(procedure):
+        go_on = functools.partial(next, procedure)
+        while True:
+            try:
+                step = go_on()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                reply = yield _in_sandbox(sandbox_name, step)
+            except Exception as error:
+                go_on = functools.partial(procedure.throw, error)
+            else:
+                go_on = functools.partial(procedure.send, reply)
+
+
+def _in_sandbox(sandbox_name: str, step: Effect) -> Effect:
+    if isinstance(step, Call):
+        return replace(step, sandbox_name=step.sandbox_name or sandbox_name)
+    if isinstance(step, Gather):
+        return Gather([in_sandbox(sandbox_name, procedure) for procedure in step.procedures])
+    return step

@@ -131,7 +131,7 @@ class _Common(Generic[C]):
             "Authorization": f"Bearer {token}",
             "x-api-key": settings.client_id,
             "x-gw-ims-org-id": settings.org_id,
-            "x-sandbox-name": settings.sandbox_name,
+            "x-sandbox-name": call.sandbox_name or settings.sandbox_name,
             "Accept": "application/json",
             **call.headers,
         }
@@ -155,7 +155,7 @@ class _Common(Generic[C]):
             call,
             Reply(response.status_code, response.headers, response.content),
             hide=lambda text: without_secrets(text, [bearer, self.settings.client_secret, *logins_in(call.body)]),
-            sandbox_name=self.settings.sandbox_name,
+            sandbox_name=call.sandbox_name or self.settings.sandbox_name,
         )
 
     def _note_time(self, date: str | None) -> None:

@@ -66,6 +66,21 @@ def check_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
     """Log what differs, or refuse all of it at once; nothing has been changed by then.
 
     Raises:
+        EntityExists: see `refuse_drift`.
+    """
+    refuse_drift(comparisons, policy)
+    for each in comparisons:
+        for difference in each.differences:
+            if policy.if_exists == "update":
+                log.info("%s: %s; updating it", each.title, difference)
+            else:
+                log.warning("%s is reused as it is: %s", each.title, difference)
+
+
+def refuse_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
+    """Refuse what differs, all of it at once, if the policy or Adobe does not let it be changed.
+
+    Raises:
         EntityExists: under "fail", unless the task itself created it in an earlier try and it is as desired; under
             "reuse", if other data would be exported than desired, or to another place; under "update", if Adobe cannot
             change a difference, or another mapped task of the same DAG run has just made it.
@@ -97,12 +112,6 @@ def check_drift(comparisons: Sequence[Comparison], policy: SetupPolicy) -> None:
         drifted = [each for each in comparisons if each.differences]
     if siblings or (drifted and policy.if_exists == "reuse"):
         raise EntityExists(_would_export_other_data(drifted, siblings, policy))
-    for each in comparisons:
-        for difference in each.differences:
-            if policy.if_exists == "update":
-                log.info("%s: %s; updating it", each.title, difference)
-            else:
-                log.warning("%s is reused as it is: %s", each.title, difference)
 
 
 def _may_stay(difference: Difference, policy: SetupPolicy) -> bool:

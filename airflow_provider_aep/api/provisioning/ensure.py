@@ -91,8 +91,8 @@ def ensure_base_connection(desired: DesiredBaseConnection, policy: SetupPolicy) 
 
 
 def send_credentials(desired: DesiredBaseConnection, found: BaseConnection, policy: SetupPolicy) -> Procedure[None]:
-    """Secrets are never compared, so an update always sends them."""
-    if policy.if_exists == "update":
+    """Secrets are never compared, so an update sends them, unless the policy says that they are as they were."""
+    if policy.if_exists == "update" and (policy.sends_credentials or desired.differences(found)):
         now = yield from server_time()
         yield from change(BASE_CONNECTIONS, found.id, lambda fresh: desired.operations(fresh, policy.owner, now))
 

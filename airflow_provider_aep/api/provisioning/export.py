@@ -19,12 +19,11 @@ from airflow_provider_aep.api.entities import Dataflow, SourceConnection, Target
 from airflow_provider_aep.api.provisioning import lease
 from airflow_provider_aep.api.provisioning.desired import (
     DesiredExport,
-    Difference,
     ExportIds,
     export_ids,
     server_time,
 )
-from airflow_provider_aep.api.provisioning.drift import Comparison, cannot_change, check_drift, compare
+from airflow_provider_aep.api.provisioning.drift import cannot_change, check_drift, compare
 from airflow_provider_aep.api.provisioning.ensure import (
     RACE_ROUNDS,
     delete_managed,
@@ -39,7 +38,14 @@ from airflow_provider_aep.api.provisioning.ensure import (
     update_dataflow,
     update_target,
 )
-from airflow_provider_aep.api.provisioning.observed import ObservedExport, observe
+from airflow_provider_aep.api.provisioning.inventory import Inventory
+from airflow_provider_aep.api.provisioning.observed import (
+    ObservedExport,
+    compare_target,
+    comparisons,
+    observe,
+    reconciliation,
+)
 from airflow_provider_aep.api.provisioning.owner import (
     LEASE,
     UNCONFIRMED,
@@ -65,7 +71,7 @@ from airflow_provider_aep.api.provisioning.resource import (
     race_if_gone,
     supersede,
 )
-from airflow_provider_aep.errors import AmbiguousName, EntityExists, PlatformUnavailable, RequestRefused
+from airflow_provider_aep.errors import AmbiguousName, EntityExists, EntityNotFound, PlatformUnavailable, RequestRefused
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +81,9 @@ ABANDONED_SECONDS = 86_400
 LATE_SECONDS = 2
 
 
-def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ExportIds]:
+def set_up_export(
+    desired: DesiredExport, policy: SetupPolicy, inventory: Inventory | None = None
+) -> Procedure[ExportIds]:
     """Exactly one base, source and target connection and one dataflow; nothing is sent that is not needed.
 
     Four lists, read side by side, decide what follows:
@@ -86,6 +94,9 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
     - Neither: create it under a lease (see `lease`). Base and source connection side by side, then the target
       connection while lists show whether they are the only ones, then the dataflow while the base connection is
       confirmed: five round trips with the token.
+
+    An inventory that was read before replaces the four lists at first. It may be old: what tasks agree on is decided by
+    lists read after a creation and by PATCHes with `If-Match`, never by the first look.
 
     What this rests on and no document of Adobe's promises is listed in the README, "What this rests on".
 
@@ -99,8 +110,9 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
     created: dict[str, Collection] = {}  # by this session
     reason = RaceLost("")
     for _ in range(RACE_ROUNDS):
+        known, inventory = inventory, None
         try:
-            observed = yield from observe(desired, policy)
+            observed = yield from observe(desired, policy, known)
             if observed.dataflow:
                 ids = yield from _reconcile(desired, observed, observed.dataflow, policy)
                 yield from _check_still_there(observed, ids)
@@ -117,8 +129,12 @@ def set_up_export(desired: DesiredExport, policy: SetupPolicy) -> Procedure[Expo
         except RaceLost as lost:
             reason = lost
             yield from back_off()
-        except (EntityExists, AmbiguousName):
-            yield from _delete_created(created, keep=())  # in rounds before this one
+        except (EntityExists, AmbiguousName, EntityNotFound) as refusal:
+            if known:  # which may be old
+                reason = RaceLost(str(refusal))
+                continue
+            if not isinstance(refusal, EntityNotFound):
+                yield from _delete_created(created, keep=())  # in rounds before this one
             raise
     raise PlatformUnavailable(f"set-up of export {desired.name!r}", message=given_up(reason))
 
@@ -131,7 +147,7 @@ def _complete_in_steps(
         raise EntityExists(cannot_change(compare(SOURCE_CONNECTIONS, desired.source, source)))
     target = observed.target if observed.base or not desired.base else None
     target = None if target and is_leased(target) else target
-    check_drift(_comparisons(desired, observed, source, target), policy)
+    check_drift(comparisons(desired, observed, source, target), policy)
     base_id = desired.base_connection_id
     if desired.base:  # others share it, so its mere existence is no reason to fail
         shared = replace(policy, if_exists="reuse") if policy.if_exists == "fail" else policy
@@ -152,7 +168,7 @@ def _create_under_lease(
     if desired.base and not observed.base:
         observed.base = yield from agree(desired.base.resource(), observed.bases, policy)
     target = yield from _usable_target(desired, observed, policy)
-    check_drift(_comparisons(desired, observed, held, target), policy)
+    check_drift(comparisons(desired, observed, held, target), policy)
     if desired.base and observed.base:
         yield from send_credentials(desired.base, observed.base, policy)
 
@@ -262,36 +278,10 @@ def _usable_target(
     target: TargetConnection | None = yield from agree(desired.target("").resource(), observed.targets, policy)
     if not target or not is_leased(target):
         return target
-    if all(each.may_stay for each in _compare_target(desired, observed, target).differences):
+    if all(each.may_stay for each in compare_target(desired, observed, target).differences):
         return target
     yield from delete_leftover(TARGET_CONNECTIONS, target.id)
     return None
-
-
-def _compare_target(desired: DesiredExport, observed: ObservedExport, target: TargetConnection) -> Comparison:
-    comparison = compare(TARGET_CONNECTIONS, desired.target(observed.base.id if observed.base else ""), target)
-    if observed.base is None:
-        missing = Difference(
-            "base connection", repr(desired.base and desired.base.name), target.base_connection_id, is_fixed=True
-        )
-        return comparison._replace(differences=[missing, *comparison.differences])
-    return comparison
-
-
-def _comparisons(
-    desired: DesiredExport,
-    observed: ObservedExport,
-    source: SourceConnection | None,
-    target: TargetConnection | None,
-) -> list[Comparison]:
-    comparisons = []
-    if desired.base and observed.base:
-        comparisons.append(compare(BASE_CONNECTIONS, desired.base, observed.base, is_shared=True))
-    if source:
-        comparisons.append(compare(SOURCE_CONNECTIONS, desired.source, source))
-    if target:
-        comparisons.append(_compare_target(desired, observed, target))
-    return comparisons
 
 
 def _create(
@@ -331,9 +321,7 @@ def _reconcile(
     assert source
     assert target
     yield from _mend_login(observed, dataflow, target, policy)
-    # That its source connection has other datasets is reported once, not also as another source connection.
-    as_it_is = compare(DATAFLOWS, desired.dataflow(source.id, target.id), dataflow)
-    check_drift([*_comparisons(desired, observed, source, target), as_it_is], policy)
+    check_drift(reconciliation(desired, observed), policy)
     kept = source
     if policy.if_exists == "update":
         if desired.base and observed.base:

@@ -1,4 +1,4 @@
-"""What exists of an export at Adobe before it is set up, asked for in as few requests as possible."""
+"""What exists of an export at Adobe before it is set up, by as few requests as possible, and how it differs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from airflow_provider_aep.api.calls import (
 )
 from airflow_provider_aep.api.effects import Procedure, ServerTime, gather
 from airflow_provider_aep.api.entities import BaseConnection, Dataflow, DataflowId, SourceConnection, TargetConnection
-from airflow_provider_aep.api.provisioning.desired import DesiredExport, server_time
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, Difference, server_time
+from airflow_provider_aep.api.provisioning.drift import Comparison, compare
 from airflow_provider_aep.api.provisioning.ensure import check_destination_type, without_twins
+from airflow_provider_aep.api.provisioning.inventory import Inventory
 from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_passed_over, is_unconfirmed
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.resource import RaceLost, agree, delete, get_if_exists, look_for, pick
@@ -40,11 +42,13 @@ class ObservedExport:
     bases: Sequence[BaseConnection] = ()
     sources: Sequence[SourceConnection] = ()
     targets: Sequence[TargetConnection] = ()
-    read_ms: int = 0  # when Adobe told of the dataflow, by its own clock
+    read_ms: int = 0  # when Adobe told of the dataflow, by its own clock; 0 if that was before this set-up
 
 
-def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedExport]:
-    """What exists, by four requests side by side.
+def observe(
+    desired: DesiredExport, policy: SetupPolicy, inventory: Inventory | None = None
+) -> Procedure[ObservedExport]:
+    """What exists, by four requests side by side; by none where an inventory has been read.
 
     Raises:
         EntityNotFound: Adobe knows no base connection of the given ID.
@@ -57,21 +61,28 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
         desired.target("").resource(),
     )
     base = desired.base.resource() if desired.base else None
-    is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
-    seconds = policy.first_look_seconds
-    (dataflows, read_ms), sources, targets, bases, given = yield from gather(
-        _dated(look_for(flow, seconds=seconds)),
-        look_for(source, is_enough, seconds=seconds),
-        look_for(target, seconds=seconds),
-        look_for(base, seconds=seconds) if base else None,
-        iter(calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id)) if desired.base_connection_id else None,
-    )
+    dataflows: Sequence[Dataflow]
+    if inventory:
+        dataflows, sources, targets, bases = (
+            inventory.find(each) if each else [] for each in (flow, source, target, base)
+        )
+        given, read_ms = (yield from _given(desired, inventory)), 0
+    else:
+        is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
+        seconds = policy.first_look_seconds
+        (dataflows, read_ms), sources, targets, bases, given = yield from gather(
+            _dated(look_for(flow, seconds=seconds)),
+            look_for(source, is_enough, seconds=seconds),
+            look_for(target, seconds=seconds),
+            look_for(base, seconds=seconds) if base else None,
+            _given(desired, None) if desired.base_connection_id else None,
+        )
     if given:
         check_destination_type("base_connection_id", given, desired.destination_type)
     dataflows = yield from without_twins(flow, dataflows, policy)
     dataflow: Dataflow | None = yield from agree(flow, dataflows, policy)
     if dataflow is None and sources:
-        dataflow = yield from _dataflow_of_another_name(desired, sources, targets)
+        dataflow = yield from _dataflow_of_another_name(desired, sources, targets, inventory)
     observed = ObservedExport(
         dataflow,
         dataflows=dataflows,
@@ -93,16 +104,16 @@ def observe(desired: DesiredExport, policy: SetupPolicy) -> Procedure[ObservedEx
     # What the dataflow is attached to counts, even where somebody has renamed it.
     observed.source = pick(source, sources, attached_to=dataflow.source_connection_id)
     if observed.source is None or observed.source.id != dataflow.source_connection_id:
-        observed.source = yield from _attached(SOURCE_CONNECTIONS, dataflow.source_connection_id, dataflow)
+        observed.source = yield from _attached(SOURCE_CONNECTIONS, dataflow.source_connection_id, dataflow, inventory)
     observed.target = pick(target, targets, attached_to=dataflow.target_connection_id)
     if observed.target is None or observed.target.id != dataflow.target_connection_id:
-        observed.target = yield from _attached(TARGET_CONNECTIONS, dataflow.target_connection_id, dataflow)
+        observed.target = yield from _attached(TARGET_CONNECTIONS, dataflow.target_connection_id, dataflow, inventory)
     if base:
         attached_to = observed.target.base_connection_id
         observed.base = pick(base, logins, attached_to=attached_to)
         if observed.base is None or observed.base.id != attached_to:
             # The four lists are not of one moment: it may have been created since this one was read.
-            attached = yield from get_if_exists(BASE_CONNECTIONS, attached_to)
+            attached = yield from look_up(BASE_CONNECTIONS, attached_to, inventory)
             if attached and (attached.name, attached.spec_id) == (base.name, base.spec_id):
                 observed.base = attached
     return observed
@@ -113,14 +124,34 @@ def _dated(found: Procedure[list[Any]]) -> Procedure[tuple[list[Any], int]]:
     return entities, (yield ServerTime())
 
 
-def _attached(collection: Collection, entity_id: str, dataflow: Dataflow) -> Procedure[Any]:
+def look_up(collection: Collection, entity_id: str, inventory: Inventory | None) -> Procedure[Any | None]:
+    """An entity by its ID: from the inventory, or from Adobe where no list has shown it; None if it is gone."""
+    listed = inventory.get(collection, entity_id) if inventory else None
+    return listed or (yield from get_if_exists(collection, entity_id))
+
+
+def _given(desired: DesiredExport, inventory: Inventory | None) -> Procedure[BaseConnection | None]:
+    """The base connection that is given by its ID.
+
+    Raises:
+        EntityNotFound: Adobe knows none.
+    """
+    if not desired.base_connection_id:
+        return None
+    listed: BaseConnection | None = inventory.get(BASE_CONNECTIONS, desired.base_connection_id) if inventory else None
+    return listed or (yield from calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id))
+
+
+def _attached(
+    collection: Collection, entity_id: str, dataflow: Dataflow, inventory: Inventory | None
+) -> Procedure[Any]:
     """The source or target connection of a dataflow.
 
     Raises:
         RaceLost: it is gone. If the dataflow is still there and this provider created it, it has been deleted now.
         EntityExists: it is gone, and somebody else created the dataflow.
     """
-    entity = yield from get_if_exists(collection, entity_id)
+    entity = yield from look_up(collection, entity_id, inventory)
     if entity:
         return entity
     what = f"{collection.title} {entity_id} of dataflow {dataflow.name!r} ({dataflow.id}) is gone"
@@ -137,7 +168,10 @@ def _attached(collection: Collection, entity_id: str, dataflow: Dataflow) -> Pro
 
 
 def _dataflow_of_another_name(
-    desired: DesiredExport, sources: Sequence[SourceConnection], targets: Sequence[TargetConnection]
+    desired: DesiredExport,
+    sources: Sequence[SourceConnection],
+    targets: Sequence[TargetConnection],
+    inventory: Inventory | None,
 ) -> Procedure[Dataflow | None]:
     """The dataflow of this export where somebody has renamed it; to create another would export everything twice.
 
@@ -146,7 +180,8 @@ def _dataflow_of_another_name(
     """
     others: list[tuple[SourceConnection, Dataflow]] = []
     for source in sources:
-        for dataflow in (yield from dataflows_of(SOURCE_CONNECTIONS, source.id)):
+        listed = inventory.dataflows_of(source.id) if inventory else None
+        for dataflow in (yield from dataflows_of(SOURCE_CONNECTIONS, source.id)) if listed is None else listed:
             same_type = dataflow.spec_id == desired.destination_type.flow_spec
             if same_type and dataflow.name == desired.name:
                 raise RaceLost(f"dataflow {dataflow.name!r} ({dataflow.id}) was created this very moment")
@@ -159,3 +194,40 @@ def _dataflow_of_another_name(
             "which writes to another destination; delete that dataflow, or give the export another name"
         )
     return None
+
+
+def compare_target(desired: DesiredExport, observed: ObservedExport, target: TargetConnection) -> Comparison:
+    comparison = compare(TARGET_CONNECTIONS, desired.target(observed.base.id if observed.base else ""), target)
+    if observed.base is None:
+        missing = Difference(
+            "base connection", repr(desired.base and desired.base.name), target.base_connection_id, is_fixed=True
+        )
+        return comparison._replace(differences=[missing, *comparison.differences])
+    return comparison
+
+
+def comparisons(
+    desired: DesiredExport,
+    observed: ObservedExport,
+    source: SourceConnection | None,
+    target: TargetConnection | None,
+) -> list[Comparison]:
+    found = []
+    if desired.base and observed.base:
+        found.append(compare(BASE_CONNECTIONS, desired.base, observed.base, is_shared=True))
+    if source:
+        found.append(compare(SOURCE_CONNECTIONS, desired.source, source))
+    if target:
+        found.append(compare_target(desired, observed, target))
+    return found
+
+
+def reconciliation(desired: DesiredExport, observed: ObservedExport) -> list[Comparison]:
+    """How an export whose dataflow is there differs from the desired one."""
+    dataflow, source, target = observed.dataflow, observed.source, observed.target
+    assert dataflow
+    assert source
+    assert target
+    # That its source connection has other datasets is reported once, not also as another source connection.
+    as_it_is = compare(DATAFLOWS, desired.dataflow(source.id, target.id), dataflow)
+    return [*comparisons(desired, observed, source, target), as_it_is]

@@ -19,6 +19,7 @@ class SetupPolicy:
     visibility_seconds: float
     shares_name: bool = False  # a mapped task whose name was given, so that others may bear it, too
     waits: bool = False  # for the run of its own slot, which another interval would take away
+    sends_credentials: bool = True  # with each update, since secrets are never compared
 
     @property
     def first_look_seconds(self) -> float:

@@ -92,7 +92,11 @@ def find(resource: Resource) -> Procedure[list[Any]]:
 def find_named(collection: Collection, name: str, *spec_ids: str) -> Procedure[list[Any]]:
     """Entities of a name and one of these specs, oldest first. Adobe is asked for the name; both are compared here."""
     items = yield from all_items(calls.named(collection, name))
-    entities = [collection.read(item) for item in items]
+    return same_named([collection.read(item) for item in items], name, *spec_ids)
+
+
+def same_named(entities: Iterable[Any], name: str, *spec_ids: str) -> list[Any]:
+    """Those of a name and one of these specs that are not being deleted, the oldest first."""
     same = [each for each in entities if each.name == name and each.spec_id in spec_ids and each.state != VANISHING]
     return sorted(same, key=lambda entity: (entity.created_ms, entity.id))
 
