@@ -49,18 +49,24 @@ class NamedExport(ExportArguments):
     name: str
 
 
+class SandboxedExport(NamedExport):
+    """An export of `operators.AepSyncExportsOperator`; `sandbox_name` is the task's where it is missing."""
+
+    sandbox_name: NotRequired[str | None]
+
+
 def check_export(
     *,
     dataset_ids: object,
     destination: object,
     schedule: object,
-    destination_conn_id: object,
-    base_connection_id: object,
-    base_connection_name: object,
-    file_type: str,
-    compression: str,
-    include_file_manifest: object,
-    folder_template: str | None,
+    destination_conn_id: object = None,
+    base_connection_id: object = None,
+    base_connection_name: object = None,
+    file_type: str = "PARQUET",
+    compression: str = "GZIP",
+    include_file_manifest: object = None,
+    folder_template: str | None = None,
 ) -> None:
     """Check the arguments of an export, each and together."""
     check_dataset_ids(dataset_ids)

@@ -6,6 +6,7 @@
     ├── AmbiguousName             several entities have that name                  author
     ├── ExportChanged             the run may not hold what the task asked for     author
     ├── FlowRunFailed             the run failed, or ended partial or empty        whom its errors name
+    ├── SyncFailed                some exports of a list failed                    whom each failure names
     └── ReplyError                a request went wrong
         ├── RequestRefused        Adobe said no                                    author
         │   ├── AccessDenied      credential, organisation, sandbox, permission    administrator
@@ -47,6 +48,7 @@ __all__ = [
     "PlatformUnavailable",
     "RequestRefused",
     "RunExists",
+    "SyncFailed",
     "UnexpectedReply",
     "VersionConflict",
 ]
@@ -263,6 +265,12 @@ class FlowRunFailed(AepError):
 
     def __reduce__(self) -> tuple[type[FlowRunFailed], tuple[FlowRun, str]]:
         return type(self), (self.run, self.why)
+
+
+class SyncFailed(AepError):
+    """Some exports of a list could not be made true; the others are. A retry takes up those that a retry may help."""
+
+    is_final = False
 
 
 def _count(number: int | None) -> str:

@@ -58,6 +58,7 @@ class AepHook(BaseHook):
         super().__init__()
         self.aep_conn_id = aep_conn_id
         self.sandbox_name = sandbox_name
+        self._logins: dict[tuple[str, str], Login] = {}
 
     def run(self, procedure: Procedure[T] | Call[T]) -> T:
         """Run a procedure, such as those of `api.queries`, and return its result."""
@@ -251,6 +252,8 @@ class AepHook(BaseHook):
     def destination_login(self, destination_conn_id: str | None, destination_type: DestinationType) -> Login | None:
         """The login that another Airflow connection holds for a destination, masked in logs; None where none is needed.
 
+        A hook reads each connection once, however many exports share it.
+
         Raises:
             InvalidArgument: the connection does not hold what the destination needs, or is given where none is taken.
         """
@@ -261,9 +264,12 @@ class AepHook(BaseHook):
             return None
         if not destination_conn_id:
             raise InvalidArgument("destination_conn_id", destination_conn_id, f"{destination_type.name} needs a login")
-        with named_by("destination_conn_id", destination_conn_id):
-            connection = self.get_connection(destination_conn_id)
-        return login_of(connection, conn_id=destination_conn_id, destination_type=destination_type)
+        key = (destination_type.name, destination_conn_id)
+        if key not in self._logins:
+            with named_by("destination_conn_id", destination_conn_id):
+                connection = self.get_connection(destination_conn_id)
+            self._logins[key] = login_of(connection, conn_id=destination_conn_id, destination_type=destination_type)
+        return self._logins[key]
 
     # -- the connection -----------------------------------------------------------------------------------------------
 

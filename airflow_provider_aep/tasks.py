@@ -88,14 +88,19 @@ class AepTask:
         """Render, and say what an undefined name means. Destinations and schedules check themselves when rebuilt.
 
         Raises:
-            InvalidTaskArgument: the template names something that this DAG run does not have.
+            InvalidTaskArgument: the template names something that this DAG run does not have, or a file that is not
+                there.
         """
         with fail_without_retry():
             try:
                 return super().render_template(content, context, jinja_env, *args)  # type: ignore[misc]  # Airflow's have it
             except Exception as error:
-                from jinja2 import UndefinedError, meta  # loaded by now; at parse time it would cost milliseconds
+                # Loaded by now; at parse time it would cost milliseconds.
+                from jinja2 import TemplateNotFound, UndefinedError, meta
 
+                if isinstance(error, TemplateNotFound):
+                    rule = "there is no such file beside the DAG or in its template_searchpath"
+                    raise InvalidTaskArgument("file", content, rule) from None
                 if not isinstance(error, UndefinedError) or not isinstance(content, str):
                     raise
                 environment = jinja_env or self.get_template_env()  # type: ignore[attr-defined]  # Airflow's have it

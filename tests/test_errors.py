@@ -28,6 +28,7 @@ from airflow_provider_aep.errors import (
     ReplyError,
     RequestRefused,
     RunExists,
+    SyncFailed,
     UnexpectedReply,
     VersionConflict,
     first_of,
@@ -61,6 +62,7 @@ EVERY: list[AepError] = [
     AmbiguousName("two"),
     FlowRunFailed(RUN, "failed"),
     ExportChanged("changed"),
+    SyncFailed("1 failed"),
     *[kind("GET /flows", **FIELDS) for kind in REPLY_ERRORS],
     PlatformUnavailable("GET /flows", **FIELDS, retry_after_seconds=7.5),
 ]
@@ -179,6 +181,7 @@ def test_whose_move_it_is() -> None:
         AmbiguousName: True,
         FlowRunFailed: True,
         ExportChanged: True,
+        SyncFailed: False,
         RequestRefused: True,
         AccessDenied: True,
         EntityNotFound: True,

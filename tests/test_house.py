@@ -26,9 +26,9 @@ LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = (
     *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "inventory", "observed", "export"),
-    *("journal", "removal"),
+    *("journal", "removal", "plan", "sync"),
 )
-OPERATORS = ("datasets", "export", "lifecycle", "run", "steps")
+OPERATORS = ("datasets", "export", "lifecycle", "run", "steps", "sync")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),
@@ -85,10 +85,20 @@ TABLE: dict[str, set[str]] = {
     "timetables": PUBLIC_LEAVES,
     "run_wait": {"arguments", "timetables", "hooks", "triggers", "api", *PUBLIC_LEAVES},
     "tasks": {"arguments", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
+    "export_list": {"arguments", *LEAVES},
     "triggers": {"subscription", "run_poller", "hooks", "api", *PUBLIC_LEAVES},
     "operators.__init__": {f"operators.{name}" for name in OPERATORS},
     **{
-        f"operators.{name}": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES}
+        f"operators.{name}": {
+            "arguments",
+            "export_list",
+            "tasks",
+            "run_wait",
+            "triggers",
+            "hooks",
+            "api",
+            *PUBLIC_LEAVES,
+        }
         for name in OPERATORS
     },
     "sensors": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES},

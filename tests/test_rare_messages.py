@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from airflow.sdk import DAG
 
 from airflow_provider_aep import run_poller
 from airflow_provider_aep.api import calls, queries
@@ -21,7 +22,7 @@ from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
 from airflow_provider_aep.api.runs.poll import poll
 from airflow_provider_aep.api.session import Session
-from airflow_provider_aep.operators import AepExportDatasetsOperator, AepListDatasetsOperator
+from airflow_provider_aep.operators import AepExportDatasetsOperator, AepListDatasetsOperator, AepSyncExportsOperator
 from airflow_provider_aep.schedules import Every
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from airflow_provider_aep.triggers import AepDataflowRunTrigger
@@ -30,8 +31,9 @@ from tests.adobe.served import OTHER_DATASET
 from tests.canned import Canned, Reply, ok, raw
 from tests.conftest import settings_for_tests
 from tests.exports import S3, desired, desired_base, in_steps, policy
+from tests.syncs import listed, sync
 from tests.tasks import context, events_of, later
-from tests.test_messages import PROVOCATIONS, Provocation, Stage, provokes, says, stage
+from tests.test_messages import FAR, PROVOCATIONS, Provocation, Stage, provokes, says, stage
 from tests.test_rests_on import descriptions_that_cannot_be_changed, wrap
 from tests.test_sensors import GONE
 
@@ -448,6 +450,80 @@ def refused(stage: Stage, **filters: Any) -> str:
         index.add(PendingRun(flow, 1, FlowRunId(run_id)))
         index.add(PendingRun(DataflowId(f"{flow[:-1]}{run_id}"), 1))
     return stage.logged(lambda: adobe.run(poll(index)))
+
+
+# -- exports as code --------------------------------------------------------------------------------------------------
+
+
+@rarely("… failed, … of … exports are as the list says:")
+def _failures(stage: Stage) -> str:
+    entry = {
+        "name": "sync",
+        "dataset_ids": "f" * 24,
+        "destination": S3,
+        "destination_conn_id": "aws_exports",
+        "schedule": FAR,
+        "sandbox_name": "dev",
+    }
+    return stage.failure(lambda: AepSyncExportsOperator(task_id="sync", exports=[entry]).execute(context()))
+
+
+@rarely("nothing is pruned in sandbox …, since something has failed there: …")
+def _not_pruned(stage: Stage) -> str:
+    adobe = Adobe()
+    sync(adobe, listed("old"))
+    adobe.faults.status("POST /targetConnections", 400)
+    return stage.logged(lambda: sync(adobe, listed("new"), run=2, prune=True, tries=1))
+
+
+@rarely("dataflow … is kept: … has changed it")
+def _taken_over(stage: Stage) -> str:
+    adobe = Adobe()
+    sync(adobe, listed("a"))
+
+    def changed_meanwhile() -> bool:  # between the lists and the removal the sync asks whether it is to stop
+        adobe.the("flows")["description"] = policy("dag.another, run 1").owner.mark
+        return False
+
+    how: dict[str, Any] = {"sandbox_names": ["prod"], "prune": True, "is_stopped": changed_meanwhile}
+    return stage.logged(lambda: sync(adobe, [], run=2, **how))
+
+
+@rarely("exports to create in sandbox … = …: Adobe allows 100 destinations in a sandbox, and there are …")
+def _too_many(stage: Stage) -> str:
+    adobe = Adobe()
+    return stage.failure(lambda: sync(adobe, listed(*(f"export {number}" for number in range(101)))))
+
+
+@rarely("not tried, since Adobe was unavailable to others")
+def _not_tried(stage: Stage) -> str:
+    adobe = Adobe()
+    adobe.faults.status("POST /sourceConnections", 503, times=None)
+    outcome = sync(adobe, listed(*(f"export {number}" for number in range(40))), tries=1)
+    return " ".join(map(str, outcome.failures.values()))
+
+
+@rarely("exports = …: with prune=True, removes every export of this task")
+def _empty_list(stage: Stage) -> str:
+    return stage.failure(lambda: AepSyncExportsOperator(task_id="sync", exports=[], prune=True))
+
+
+@rarely("exports, line …: cannot be read as YAML: …")
+def _no_yaml(stage: Stage) -> str:
+    return stage.failure(lambda: AepSyncExportsOperator(task_id="sync", exports="- {name: a"))
+
+
+@rarely("file = …: there is no such file beside the DAG or in its template_searchpath")
+def _no_file(stage: Stage) -> str:
+    with DAG("no_file", schedule=None):
+        lost_file = AepSyncExportsOperator(task_id="sync", exports="no-such.yaml")
+    return stage.failure(lambda: lost_file.render_template_fields(context()))
+
+
+@rarely("… is another login in export …: give each login a base_connection_name of its own")
+def _two_logins(stage: Stage) -> str:
+    wanted = listed("a", desired("b", base=desired_base(secret="z" * 40)))
+    return stage.failure(lambda: sync(Adobe(), wanted))
 
 
 @pytest.mark.parametrize("quote", RARE)

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_aep import destinations, get_provider_info, operators, schedules, sensors
 from airflow_provider_aep.api import credentials
+from airflow_provider_aep.api.provisioning.plan import UNLISTED, Action
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
 from airflow_provider_aep.arguments import NamedExport
 from airflow_provider_aep.hooks import AepHook
@@ -24,6 +25,7 @@ from tests.adobe.served import ServedAdobe
 from tests.airflow_places import AIRFLOW
 from tests.compat import PYTHONS, airflow_of
 from tests.dag_runs import Finished
+from tests.tasks import context
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -99,6 +101,29 @@ def test_the_argument_table_is_the_signature() -> None:
             if parameter is None or parameter.default is inspect.Parameter.empty or name == "deferrable":
                 continue
             assert told.strip('"') == str(parameter.default), name
+
+
+def test_the_arguments_of_a_sync_are_its_signature() -> None:
+    signature = inspect.signature(operators.AepSyncExportsOperator.__init__).parameters
+    rows = table("Exports as code", "argument")
+    assert [cell.strip("`") for cell in rows] == [name for name in signature if name not in ("self", "kwargs")]
+    for cell, (default, *_) in rows.items():
+        told = re.match(r"`(.*)`", default)
+        assert str(signature[cell.strip("`")].default) == (told[1] if told else "<class 'inspect._empty'>")
+
+
+def test_the_yaml_of_a_sync_comes_true(adobe: ServedAdobe) -> None:
+    (text,) = blocks("yaml")
+    in_the_dag = operators.AepSyncExportsOperator(task_id="sync", exports=text, sandbox_name="dev")
+    told = in_the_dag.execute(context())
+    assert [(row["sandbox_name"], row["name"]) for row in told] == [
+        ("dev", "profiles for analytics"),
+        ("dev", "events for analytics"),
+    ]
+    plan = operators.AepSyncExportsOperator(task_id="sync", exports=text, sandbox_name="dev", plan_only=True)
+    actions = {row["action"] for row in plan.execute(context())}
+    told_actions = {name for cell in table("Exports as code", "in the plan") for name in re.findall(r"`(\w+)`", cell)}
+    assert actions <= told_actions == {*get_args(Action), *UNLISTED}
 
 
 def test_destinations_and_schedules_are_the_types() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         AepCreateSourceConnectionOperator,
         AepCreateTargetConnectionOperator,
     )
+    from airflow_provider_aep.operators.sync import AepSyncExportsOperator
 
 __all__ = [
     "AepCreateBaseConnectionOperator",
@@ -32,6 +33,7 @@ __all__ = [
     "AepExportDatasetsOperator",
     "AepListDatasetsOperator",
     "AepRunDataflowOperator",
+    "AepSyncExportsOperator",
 ]
 
 _MODULES = {
@@ -45,6 +47,7 @@ _MODULES = {
     "AepExportDatasetsOperator": "export",
     "AepListDatasetsOperator": "datasets",
     "AepRunDataflowOperator": "run",
+    "AepSyncExportsOperator": "sync",
 }
 
 

@@ -72,6 +72,11 @@ class Owner:
         other, own = _TASK.fullmatch(owner_of(entity)), _TASK.fullmatch(self.task)
         return bool(other and own and other.groupdict() == own.groupdict())
 
+    def is_of_this_task(self, entity: Entity) -> bool:
+        """Whether this task, in this DAG run or another one, created it, or was the last to change it."""
+        own = _TASK.fullmatch(self.task)
+        return bool(own and entity.description.startswith(f"{MARK} for {own['task']}, run "))
+
     def mark_for_change(self, dataflow: Entity, *, slots_ms: int = 0, data_ms: int = 0) -> str:
         """The mark of a dataflow that this task changes. Times in milliseconds since 1970 UTC.
 

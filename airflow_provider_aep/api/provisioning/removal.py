@@ -68,6 +68,8 @@ from airflow_provider_aep.errors import (
 
 log = logging.getLogger(__name__)
 
+#: How the name of a journal begins that `remove_export` writes; the dataflow's ID follows.
+JOURNAL_OF_DATAFLOW = journal_name("dataflow ")
 _COLLECTIONS = (DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS)
 _FLOW_SPECS = tuple(each.flow_spec for each in DESTINATIONS.values())
 _NOT_OURS = "was not made by this provider"
