@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, object]:
         "operators": [{"integration-name": integration, "python-modules": [f"{package}.operators"]}],
         "sensors": [{"integration-name": integration, "python-modules": [f"{package}.sensors"]}],
         "triggers": [{"integration-name": integration, "python-modules": [f"{package}.triggers"]}],
+        "extra-links": [f"{package}.links.AepDataflowLink", f"{package}.links.AepDataflowRunLink"],
         "connection-types": [
             {
                 "connection-type": "aep",
@@ -73,7 +74,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "config": {
             "aep": {
-                "description": "Limits of the requests to Adobe Experience Platform.",
+                "description": "Limits of the requests to Adobe Experience Platform, and addresses of its UI.",
                 "options": {
                     "connect_timeout": _seconds("Time to reach Adobe", "10"),
                     "read_timeout": _seconds("Time for Adobe to answer; its gateway cuts a call at about 60 s", "65"),
@@ -89,6 +90,8 @@ def get_provider_info() -> dict[str, object]:
                         "example": None,
                         "default": "application/vnd.adobe.adhoc.dataset.activation+json; version=1",
                     },
+                    "dataflow_url": _page("a dataflow", "{org_id}, {sandbox_name}, {dataflow_id}"),
+                    "run_url": _page("a flow run", "{org_id}, {sandbox_name}, {dataflow_id}, {run_id}"),
                 },
             }
         },
@@ -102,4 +105,15 @@ def _seconds(description: str, default: str) -> dict[str, object]:
         "type": "float",
         "example": None,
         "default": default,
+    }
+
+
+def _page(what: str, names: str) -> dict[str, object]:
+    return {
+        "description": f"Address of {what}'s page for the links of a task, with {names}; empty: Adobe's UI, "
+        "or no link if the gateway is not Adobe's.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": None,
+        "default": "",
     }

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
@@ -101,6 +102,7 @@ class RunWait:
                 self.window = DagRunWindow(self.after_ms, next_due_ms(task, dag_run))
         else:
             self.after_ms = moment_ms("after", task.after)
+        self._show_links = partial(task.show_links, context, self.dataflow_id)
         self.aep_conn_id: str = task.aep_conn_id
         self.sandbox_name: str | None = task.sandbox_name
         self.poll_seconds: float = task.poke_interval
@@ -145,13 +147,13 @@ class RunWait:
                 # Send each request once: the next look is the retry, and six log lines for each would drown the rest.
                 session.settings = replace(session.settings, attempts=1)
                 run = session.run(retry_refusals(lambda: self._ask(session.settings)))
-                self._note(run)
+                self._note(run, session.settings)
                 while run and self.may_rerun(run):
                     self._ask_again_at = time.time() + RERUN_PAUSE_SECONDS
                     following = session.run(retry_refusals(self._rerun(run, session.settings)))
                     self._ask_again_at, self._not_ready, self._why_no_rerun = None, "", following.why_none
                     run = following.run
-                    self._note(run)
+                    self._note(run, session.settings)
         except NotReady as early:
             self._note_outage("")
             seconds = early.retry_after_seconds or self.poll_seconds
@@ -185,7 +187,7 @@ class RunWait:
             visibility_seconds=settings.visibility_seconds,
         )
 
-    def _note(self, run: FlowRun | None) -> None:
+    def _note(self, run: FlowRun | None, settings: Settings) -> None:
         """Keep to a run, and log what is new of it."""
         from airflow_provider_aep.api.runs.selection import state_line
 
@@ -197,6 +199,7 @@ class RunWait:
         if run.id != self.run_id:
             self._keep("run", run.id)
         self.run_id, self.seen = run.id, run
+        self._show_links(run.id, settings=settings)
 
     def _ask(self, settings: Settings) -> Procedure[FlowRun | None]:
         """The run as it is now, or None if there is none yet."""
@@ -206,6 +209,7 @@ class RunWait:
 
         dataflow_id = DataflowId(self.dataflow_id)
         run_id = self.run_id or self._recall("run")
+        self._show_links(run_id, settings=settings)
         if run_id:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
         visibility_ms = int(settings.visibility_seconds * 1000)
@@ -314,6 +318,7 @@ class RunWait:
             AirflowFailException: it did not; another try would find the same run, so Airflow need not retry.
             AirflowSkipException: the user wants such a run to skip the task.
         """
+        self._show_links(run.id)
         decision = self.decisions.get(run.outcome, "fail")
         if decision == "succeed":
             return run.summary()

@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_aep.arguments import check_entity_id, check_wait, check_where
 from airflow_provider_aep.errors import AepError, InvalidArgument
+from airflow_provider_aep.links import AepDataflowLink, AepDataflowRunLink
 from airflow_provider_aep.run_wait import (
     LookAgain,
     RunWait,
@@ -101,6 +102,7 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "run_id", "after", "options")
     shown_options = ("on_missing", "on_failed", "on_partial", "on_empty", "rerun_failed")
+    operator_extra_links = (AepDataflowLink(), AepDataflowRunLink())
     ui_color = "#f5d0d0"
 
     def __init__(

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_aep.arguments import check_choice, check_entity_name, check_where, entity_name
 from airflow_provider_aep.destinations import is_literal
 from airflow_provider_aep.errors import AepError, InvalidArgument
+from airflow_provider_aep.links import AepDataflowLink, AepDataflowRunLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_aep.api.entities import FlowRun
     from airflow_provider_aep.api.provisioning.owner import Owner
     from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
+    from airflow_provider_aep.api.settings import Settings
     from airflow_provider_aep.hooks import AepHook
     from airflow_provider_aep.run_wait import RunWait
 
@@ -57,6 +59,7 @@ class AepTask:
     aep_conn_id: str
     sandbox_name: str | None
     _killed = False
+    _shown: frozenset[str] = frozenset()
 
     #: Arguments that decide how the task ends; the UI shows them beside its template fields.
     shown_options: ClassVar[tuple[str, ...]] = ()
@@ -83,6 +86,26 @@ class AepTask:
         from airflow_provider_aep.hooks import AepHook
 
         return AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name)
+
+    def show_links(
+        self, context: Context, dataflow_id: str, run_id: str | None = None, *, settings: Settings | None = None
+    ) -> None:
+        """Give the task's page its links, as soon as an ID is known; the same ones again cost nothing.
+
+        Asks Adobe nothing, and fails no task. `settings` saves a look at the Airflow connection.
+        """
+        links = {dataflow_id: AepDataflowLink(), run_id or "": AepDataflowRunLink()}
+        new = {known: link for known, link in links.items() if known and known not in self._shown}
+        if not new:
+            return
+        self._shown = self._shown.union(new)  # also if that fails, which is told once
+        try:
+            settings = settings or self.hook().settings()
+            for link in new.values():
+                if address := link.address(settings, dataflow_id, run_id or ""):
+                    context["ti"].xcom_push(key=link.xcom_key, value=address)
+        except Exception as error:
+            log.warning("the task's page lacks a link to Adobe's UI: %r", error)
 
     def render_template(self, content: Any, context: Context, jinja_env: Any = None, *args: Any) -> Any:
         """Render, and say what an undefined name means. Destinations and schedules check themselves when rebuilt.

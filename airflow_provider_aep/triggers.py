@@ -16,6 +16,7 @@ from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
 from airflow_provider_aep.api.runs.selection import run_text, seen_text, state_line
 from airflow_provider_aep.errors import AepError, ReplyError
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.links import AepDataflowRunLink
 from airflow_provider_aep.run_poller import subscribe
 from airflow_provider_aep.subscription import NoRunExpected, Subscription
 
@@ -121,6 +122,7 @@ class AepDataflowRunTrigger(BaseTrigger):
             await asyncio.sleep(min(self.look_at, self.deadline) - time.time())
             return self._trigger_event(status="look", why="it is time to ask again")
         self._seen: FlowRun | None = None
+        self._linked = self.run_id
         seconds_left = self.deadline - time.time()
         try:
             async with asyncio.timeout(seconds_left if seconds_left > 0 else LAST_LOOK_SECONDS) as limit:
@@ -136,12 +138,14 @@ class AepDataflowRunTrigger(BaseTrigger):
             return self._trigger_event(status="error", error=error.as_event())
         except AepError as error:  # from the connection, which another try would find as wrong
             return self._trigger_event(status="invalid", error=str(error))
-        if run.outcome in (self.succeed_on or ()) and (not self.push_result or await self._push(run.summary())):
+        if run.outcome in (self.succeed_on or ()) and (
+            not self.push_result or await self._push("return_value", run.summary())
+        ):
             return TaskSuccessEvent()
         return self._trigger_event(status="ended", run=run.as_event())
 
-    async def _push(self, result: dict[str, Any]) -> bool:
-        """Push what the task returns, as a worker would. Returns whether that was possible; if not, a worker has to.
+    async def _push(self, key: str, value: object) -> bool:
+        """Push to XCom as a worker would. Returns whether that was possible; if not, a worker has to.
 
         The scheduler would store what a `TaskSuccessEvent` carries as JSON text, which comes back as text.
         """
@@ -150,17 +154,30 @@ class AepDataflowRunTrigger(BaseTrigger):
             return False
         try:
             await sync_to_async(XCom.set)(
-                key="return_value",
-                value=result,
+                key=key,
+                value=value,
                 dag_id=ti.dag_id,
                 task_id=ti.task_id,
                 run_id=ti.run_id,
                 map_index=-1 if ti.map_index is None else ti.map_index,
             )
         except Exception as error:
-            self.log.info("the triggerer cannot push the result (%s); a worker does", type(error).__name__)
+            self.log.info("the triggerer cannot push %r (%s); a worker does", key, type(error).__name__)
             return False
         return True
+
+    async def _show_link(self, run_id: str) -> None:
+        """Give the page of the deferred task its link to the run; the worker has done so with one that it knew."""
+        if run_id == self._linked or self.task_instance is None:
+            return
+        self._linked = run_id
+        try:
+            settings = await AepHook(self.aep_conn_id, sandbox_name=self.sandbox_name).asettings()
+            link = AepDataflowRunLink()
+            if address := link.address(settings, self.dataflow_id, run_id):
+                await self._push(link.xcom_key, address)
+        except Exception as error:  # it must not end the wait
+            self.log.warning("the task's page lacks a link to Adobe's UI: %r", error)
 
     def _trigger_event(self, **payload: object) -> TriggerEvent:
         payload = {"version": 1, **payload, "deadline": self.deadline, "carry": self.carry}
@@ -188,6 +205,8 @@ class AepDataflowRunTrigger(BaseTrigger):
                 self._seen = run = update
                 level, text = state_line(run)
                 self.log.log(level, "%s", text)
+                if self.succeed_on or not run.has_ended:  # else a worker follows at once
+                    await self._show_link(run.id)
                 if run.has_ended:
                     return run
 

@@ -84,15 +84,17 @@ TABLE: dict[str, set[str]] = {
     "arguments": LEAVES,
     "timetables": PUBLIC_LEAVES,
     "run_wait": {"arguments", "timetables", "hooks", "triggers", "api", *PUBLIC_LEAVES},
-    "tasks": {"arguments", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
+    "links": {"api.settings"},  # for types
+    "tasks": {"arguments", "links", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
     "export_list": {"arguments", *LEAVES},
-    "triggers": {"subscription", "run_poller", "hooks", "api", *PUBLIC_LEAVES},
+    "triggers": {"subscription", "run_poller", "links", "hooks", "api", *PUBLIC_LEAVES},
     "operators.__init__": {f"operators.{name}" for name in OPERATORS},
     **{
         f"operators.{name}": {
             "arguments",
             "export_list",
             "tasks",
+            "links",
             "run_wait",
             "triggers",
             "hooks",
@@ -101,7 +103,7 @@ TABLE: dict[str, set[str]] = {
         }
         for name in OPERATORS
     },
-    "sensors": {"arguments", "tasks", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES},
+    "sensors": {"arguments", "tasks", "links", "run_wait", "triggers", "hooks", "api", *PUBLIC_LEAVES},
 }
 # What a DAG file loads: leaves and what checks arguments; the rest is imported inside `execute`.
 AT_PARSE_TIME = {
@@ -110,6 +112,7 @@ AT_PARSE_TIME = {
     "sensors",
     "arguments",
     "tasks",
+    "links",
     "run_wait",
     *PUBLIC_LEAVES,
 }
@@ -120,6 +123,7 @@ THIRD_PARTY = {
     "airflow": {
         "airflow_connection",
         "hooks",
+        "links",
         "run_poller",
         "tasks",
         "timetables",
@@ -129,7 +133,7 @@ THIRD_PARTY = {
         *(f"operators.{name}" for name in OPERATORS),
     },
 }
-PUBLIC = {"operators.__init__", "sensors", "triggers", "hooks", "api.queries", *PUBLIC_LEAVES}
+PUBLIC = {"operators.__init__", "sensors", "triggers", "hooks", "links", "api.queries", *PUBLIC_LEAVES}
 
 
 class Import(NamedTuple):

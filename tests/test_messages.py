@@ -501,6 +501,17 @@ def _outage_of_a_wait(stage: Stage) -> str:
     return stage.logged(lambda: asyncio.run(events_of(trigger)))
 
 
+@provokes("the task's page lacks a link to Adobe's UI: …")
+def _no_link(stage: Stage) -> str:
+    """As where Airflow's API server does not answer."""
+    flow = stage.adobe.dataflow("messages: no link")
+    stage.adobe.run(flow)
+    stage.monkeypatch.setenv("AIRFLOW__AEP__DATAFLOW_URL", "https://ui/{dataflow_id}")
+    task_context = context()
+    task_context["ti"].xcom_push = None
+    return stage.logged(lambda: sensor(dataflow_id=flow).execute(task_context))
+
+
 @provokes("Skipping masking for a secret as it's too short")
 def _short_sandbox_name(stage: Stage) -> str:
     """Airflow says it once in a process, whenever it reads the connection; outside of tasks 3.1 has another masker."""

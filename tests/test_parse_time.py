@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aep import operators
 from tests.airflow_places import AIRFLOW
 
 ROOT = Path(__file__).parent.parent
 # The budget in time is 5 ms, which a test on a shared machine cannot hold anybody to. `airflow.sdk` of 3.1 leaves the
 # base of sensors to whoever needs it.
 MOST_MODULES = 15 if AIRFLOW >= (3, 2) else 16
-# A file that imports every operator also loads a module for each step of an export's life; with these three it was held
-# to the same number.
-FIRST_OPERATORS = {"datasets", "export", "steps"}
-OPERATORS = {path.stem for path in (ROOT / "airflow_provider_aep" / "operators").glob("[a-z]*.py")}
+# A DAG file pays for the links of the task page, our module and Airflow's base of it, within its 15. `import *` of all
+# modules held 15 before there were links; and the operators for the life of an export (run, enable, delete, sync,
+# check) lie in modules of their own, each loaded only by a DAG file that uses it. A fixed bound would only press them
+# together.
+MORE_FOR_EVERYTHING = 2 + len(set(operators._MODULES.values()) - {"datasets", "export", "steps"})
 HEAVY = {"aiohttp", "requests", "starlette", "uvicorn", "fastapi", "pyarrow", "pandas", "sqlalchemy", "concurrent"}
 
 # The DAG processor has loaded Airflow before it forks for a file, so only what is new after that counts.
@@ -55,13 +57,17 @@ def imported(imports: str, home: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("imports", [DAG_FILE, EVERYTHING], ids=["a DAG file", "everything"])
-def test_a_dag_file_loads_little(imports: str, tmp_path: Path, record_property: Any) -> None:
+@pytest.mark.parametrize(
+    ("imports", "most_modules"),
+    [(DAG_FILE, MOST_MODULES), (EVERYTHING, MOST_MODULES + MORE_FOR_EVERYTHING)],
+    ids=["a DAG file", "everything"],
+)
+def test_a_dag_file_loads_little(imports: str, most_modules: int, tmp_path: Path, record_property: Any) -> None:
     rounds = [imported(imports, tmp_path) for _ in range(3)]
     record_property("median_ms", statistics.median(each["ms"] for each in rounds))
     new = rounds[-1]["new"]
     assert "airflow_provider_aep.operators" in new
-    assert len(new) <= MOST_MODULES + (len(OPERATORS - FIRST_OPERATORS) if imports == EVERYTHING else 0), new
+    assert len(new) <= most_modules, new
     assert not HEAVY & {name.partition(".")[0] for name in new}
     for later in ("hooks", "triggers", "run_poller", "api.session", "api.calls", "api.queries", "emulator"):
         assert f"airflow_provider_aep.{later}" not in new, "it is needed in `execute` only"

@@ -21,6 +21,7 @@ import airflow_provider_aep
 from airflow_provider_aep.api.settings import GATEWAY, Settings
 from airflow_provider_aep.emulator import ORG_ID
 from airflow_provider_aep.hooks import AepHook
+from airflow_provider_aep.links import AepDataflowLink, AepDataflowRunLink
 
 ROOT = Path(__file__).parent.parent
 INFO: dict[str, Any] = airflow_provider_aep.get_provider_info()
@@ -124,12 +125,16 @@ def test_the_configuration_holds_every_option_that_the_code_reads_and_no_other()
 def test_each_fallback_in_the_code_is_the_default_shown() -> None:
     for name, fallback in _options_read():
         if fallback is not None:
-            assert float(OPTIONS[name]["default"]) == fallback, name
+            shown = OPTIONS[name]["default"]
+            assert (shown if isinstance(fallback, str) else float(shown)) == fallback, name
 
 
-def _options_read() -> list[tuple[str, float | None]]:
-    """Names and fallbacks in `conf.getfloat("aep", name, fallback=…)` and `_setting(extra, name, …)`."""
-    found: list[tuple[str, float | None]] = []
+def _options_read() -> list[tuple[str, float | str | None]]:
+    """Names and fallbacks in `conf.getfloat("aep", name, fallback=…)` and `_setting(extra, name, …)`.
+
+    The links name theirs as `option`, and look it up with an empty text as fallback.
+    """
+    found: list[tuple[str, float | str | None]] = [(link.option, "") for link in (AepDataflowLink, AepDataflowRunLink)]
     for file in (ROOT / "airflow_provider_aep").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call):

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_aep import destinations, get_provider_info, operators, schedules, sensors
+from airflow_provider_aep import destinations, get_provider_info, links, operators, schedules, sensors
 from airflow_provider_aep.api import credentials
 from airflow_provider_aep.api.provisioning.plan import UNLISTED, Action
 from airflow_provider_aep.api.settings import GATEWAY, IMS, Settings
@@ -177,6 +177,16 @@ def test_the_versions_claimed_are_those_tried() -> None:
 def test_options_exist(option: str) -> None:
     info: Any = get_provider_info()
     assert option in info["config"]["aep"]["options"]
+
+
+def test_the_links_are_those_of_the_code() -> None:
+    rows = table("Links on a task's page", "option")
+    assert rows["`dataflow_url`"] == [f"`{links.AepDataflowLink.pattern}`"]
+    assert links.AepDataflowRunLink.pattern == f"{links.AepDataflowLink.pattern}/{{run_id}}"
+    text = " ".join(section("Links on a task's page").split())
+    for link in (links.AepDataflowLink, links.AepDataflowRunLink):
+        assert f"*{link.name}*" in text
+        assert f"`[aep] {link.option}`" in text
 
 
 def test_the_tasks_of_ones_own_run(adobe: ServedAdobe, run_dag: Callable[..., Finished]) -> None:

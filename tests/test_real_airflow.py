@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,12 @@ def adobe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
 @pytest.fixture(scope="module")
 def real(adobe: tuple[str, Path]) -> Iterator[RealAirflow]:
     url, folder = adobe
-    with airflow(folder / "airflow", url) as running:
+    with airflow(
+        folder / "airflow",
+        url,
+        AIRFLOW__AEP__DATAFLOW_URL="https://ui/{sandbox_name}/{dataflow_id}",
+        AIRFLOW__AEP__RUN_URL="https://ui/{sandbox_name}/{dataflow_id}/{run_id}",
+    ) as running:
         running.wait_for_dags({*TRIGGERED, "example_aep_scheduled"})
         yield running
 
@@ -41,6 +47,31 @@ def real(adobe: tuple[str, Path]) -> Iterator[RealAirflow]:
 def finished(real: RealAirflow) -> dict[str, str]:
     """All example DAGs, triggered at once: dag_id -> run_id. The scheduled one runs by its own schedule."""
     return {dag_id: real.trigger(dag_id) for dag_id in TRIGGERED}
+
+
+def test_deferred_tasks_show_their_dataflow_and_their_run(real: RealAirflow, finished: dict[str, str]) -> None:
+    """While the examples run. The ad hoc export's run is made when the task is deferred already."""
+    waits = {"example_aep_ad_hoc": "export", "example_aep_demo": "wait_for_run"}
+    paths = {
+        dag_id: f"/api/v2/dags/{dag_id}/dagRuns/{finished[dag_id]}/taskInstances/{task}"
+        for dag_id, task in waits.items()
+    }
+    buttons: dict[str, dict[str, str | None]] = {}
+    while len(buttons) < len(waits):
+        for dag_id in waits.keys() - buttons.keys():
+            seen = real.api("GET", f"{paths[dag_id]}/links")["extra_links"]
+            state = real.api("GET", paths[dag_id])["state"]
+            assert state not in ("success", "failed"), f"{dag_id}: {seen}"
+            if state == "deferred" and seen and all(seen.values()):
+                buttons[dag_id] = seen
+        time.sleep(0.2)
+
+    for dag_id, task in waits.items():
+        assert real.wait_for_run(dag_id, finished[dag_id]) == "success"
+        ended = real.xcom(dag_id, finished[dag_id], task)
+        page = f"https://ui/prod/{ended['dataflow_id']}"
+        assert buttons[dag_id] == {"Dataflow at Adobe": page, "Flow run at Adobe": f"{page}/{ended['run_id']}"}
+        assert real.api("GET", f"{paths[dag_id]}/links")["extra_links"] == buttons[dag_id]
 
 
 @pytest.mark.parametrize("dag_id", TRIGGERED)

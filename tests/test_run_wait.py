@@ -7,7 +7,6 @@ import re
 import time
 from dataclasses import replace
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from airflow_provider_aep.run_wait import RunWait, WaitTimeout, backstop, deadli
 from airflow_provider_aep.sensors import AepDataflowRunSensor
 from tests.adobe.in_process import Adobe
 from tests.exports import desired
+from tests.tasks import context
 
 RUN = FlowRun(
     FlowRunId("run-1"),
@@ -134,7 +134,7 @@ def test_a_wait_on_a_worker_speaks_of_changes_and_not_of_looks(
             return adobe.session()
 
     task = AepDataflowRunSensor(task_id="wait", dataflow_id=flow, after=None, dag=DAG("dag", schedule=None))
-    wait, hook = RunWait(task, flow, context={"ti": SimpleNamespace(run_id="r")}), Hook()
+    wait, hook = RunWait(task, flow, context=context()), Hook()
 
     def told(looks: int = 20) -> list[str]:
         caplog.clear()

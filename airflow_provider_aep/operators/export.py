@@ -16,6 +16,7 @@ from airflow_provider_aep.arguments import (
     seconds,
 )
 from airflow_provider_aep.destinations import destination_type
+from airflow_provider_aep.links import AepDataflowLink, AepDataflowRunLink
 from airflow_provider_aep.run_wait import OWN_RUN, LookAgain, RunWait, deadline_after, deadline_of, read_event
 from airflow_provider_aep.tasks import AepSetupOperator, AepWaitingOperator, fail_without_retry
 
@@ -103,6 +104,7 @@ class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
         "on_empty",
         "rerun_failed",
     )
+    operator_extra_links = (AepDataflowLink(), AepDataflowRunLink())
 
     def __init__(
         self,
@@ -176,6 +178,7 @@ class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
 
         policy = self.policy(context, waits=self.wait_for_completion and self.after == OWN_RUN)
         ids = self.perform(set_up_export(self._desired_export(context), policy))
+        self.show_links(context, ids.dataflow_id)
         result = {**ids._asdict(), "dataset_ids": list(ids.dataset_ids)}
         if self.wait_for_completion:
             return self._wait_for_run(context, result)

@@ -15,6 +15,7 @@ from airflow_provider_aep.arguments import (
     entity_id,
 )
 from airflow_provider_aep.destinations import destination_type, place_params, target_params
+from airflow_provider_aep.links import AepDataflowLink
 from airflow_provider_aep.tasks import AepSetupOperator
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ class AepCreateDataflowOperator(AepSetupOperator):
         "options",
     )
     shown_options = ("if_exists",)
+    operator_extra_links = (AepDataflowLink(),)
 
     def __init__(
         self,
@@ -276,4 +278,6 @@ class AepCreateDataflowOperator(AepSetupOperator):
             self.folder_template,
             place_params(self.destination),
         )
-        return str(self.perform(ensure_dataflow(desired, self.policy(context))))
+        dataflow_id = str(self.perform(ensure_dataflow(desired, self.policy(context))))
+        self.show_links(context, dataflow_id)
+        return dataflow_id
