@@ -84,6 +84,7 @@ TABLE: dict[str, set[str]] = {
     "arguments": LEAVES,
     "timetables": PUBLIC_LEAVES,
     "run_wait": {"arguments", "timetables", "hooks", "triggers", "api", *PUBLIC_LEAVES},
+    "retry_policy": {"errors"},
     "links": {"api.settings"},  # for types
     "tasks": {"arguments", "links", "run_wait", "hooks", "api", *PUBLIC_LEAVES},
     "export_list": {"arguments", *LEAVES},
@@ -124,6 +125,7 @@ THIRD_PARTY = {
         "airflow_connection",
         "hooks",
         "links",
+        "retry_policy",
         "run_poller",
         "tasks",
         "timetables",
@@ -133,7 +135,7 @@ THIRD_PARTY = {
         *(f"operators.{name}" for name in OPERATORS),
     },
 }
-PUBLIC = {"operators.__init__", "sensors", "triggers", "hooks", "links", "api.queries", *PUBLIC_LEAVES}
+PUBLIC = {"operators.__init__", "sensors", "triggers", "hooks", "links", "retry_policy", "api.queries", *PUBLIC_LEAVES}
 
 
 class Import(NamedTuple):

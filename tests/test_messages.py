@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -499,6 +502,14 @@ def _outage_of_a_wait(stage: Stage) -> str:
         aep_conn_id="aep_default", dataflow_id=flow, deadline=time.time() + 30, poll_seconds=1
     )
     return stage.logged(lambda: asyncio.run(events_of(trigger)))
+
+
+@provokes("airflow_provider_aep.retry_policy needs Airflow 3.3 or later")
+def _no_retry_policies(stage: Stage) -> str:
+    """As on an older Airflow, whose `airflow.sdk` has none."""
+    stage.monkeypatch.setitem(sys.modules, "airflow.sdk", ModuleType("airflow.sdk"))
+    stage.monkeypatch.delitem(sys.modules, "airflow_provider_aep.retry_policy", raising=False)
+    return stage.failure(lambda: import_module("airflow_provider_aep.retry_policy"))
 
 
 @provokes("the task's page lacks a link to Adobe's UI: …")

@@ -59,6 +59,8 @@ def table(title: str, header: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_code_runs(code: str) -> None:
+    if "retry_policy" in code and AIRFLOW < (3, 3):
+        pytest.skip("Airflow has retry policies since 3.3, as the section says")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
