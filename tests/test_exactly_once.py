@@ -111,10 +111,10 @@ def undisturbed(story: str, way: str, **options: Any) -> tuple[list[tuple[str, i
     ids = adobe.task(wanted, way=WAYS[way], **how)
     adobe.clock.advance(10)  # until everything has settled
     adobe.is_one_export(wanted, ids)
-    return list(_numbered(adobe)), adobe.made()
+    return list(numbered(adobe)), adobe.made()
 
 
-def _numbered(adobe: Adobe) -> Iterator[tuple[str, int]]:
+def numbered(adobe: Adobe) -> Iterator[tuple[str, int]]:
     seen: Counter[str] = Counter()
     for each in adobe.platform.requests:
         request = general(f"{each.method} {each.path.removeprefix('/data/foundation/flowservice')}")

@@ -55,6 +55,7 @@ from airflow_provider_aep.api.provisioning.resource import (
     delete_leftover,
     find,
     find_named,
+    get_if_exists,
     is_gone,
     look_for,
     pick,
@@ -222,6 +223,8 @@ def ensure_dataflow(desired: DesiredDataflow, policy: SetupPolicy) -> Procedure[
             ensured = yield from find_or_create(resource, policy, screen=screen)
     if ensured.found:
         check_drift([compare(DATAFLOWS, desired, ensured.found)], policy)
+        if policy.if_exists == "update" and ensured.found.source_connection_id != desired.source_connection_id:
+            yield from _rename_source(ensured.found.source_connection_id, desired.source_connection_id)
         yield from update_dataflow(desired, ensured.found, policy, now)
         if policy.owner.again and policy.if_exists == "update":
             yield from _delete_unused_sources(desired.source_connection_id)
@@ -256,14 +259,34 @@ def update_dataflow(desired: DesiredDataflow, found: Dataflow, policy: SetupPoli
 
 
 def _renamed(desired: DesiredDataflow) -> Procedure[Sequence[Entity]]:
-    """A dataflow from this very source to this very target is the one that is meant, whatever it is called now."""
-    dataflows = yield from dataflows_of(SOURCE_CONNECTIONS, desired.source_connection_id)
+    """The dataflow that is meant, whatever it is called now: to this very target, from this very source.
+
+    Or from one of its name: `update` makes another source connection for other datasets, which is not attached yet.
+    """
+    dataflows = yield from dataflows_of(TARGET_CONNECTIONS, desired.target_connection_id)
+    same_type = [each for each in dataflows if each.spec_id == desired.destination_type.flow_spec]
+    same_source = [each for each in same_type if each.source_connection_id == desired.source_connection_id]
+    if same_source or not same_type:
+        return same_source
+    source, *others = yield from gather(
+        get_if_exists(SOURCE_CONNECTIONS, desired.source_connection_id),
+        *(get_if_exists(SOURCE_CONNECTIONS, each.source_connection_id) for each in same_type),
+    )
     return [
-        each
-        for each in dataflows
-        if each.target_connection_id == desired.target_connection_id
-        and each.spec_id == desired.destination_type.flow_spec
+        each for each, other in zip(same_type, others, strict=True) if source and other and other.name == source.name
     ]
+
+
+def _rename_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
+    """Give the source connection that a dataflow is about to leave its name back, so that it can be found and deleted.
+
+    A step that somebody's renaming has made create another one may die before it has deleted the one of another name.
+    """
+    before, after = yield from gather(get_if_exists(SOURCE_CONNECTIONS, old), get_if_exists(SOURCE_CONNECTIONS, new))
+    if before and after and is_managed(before):
+        desired = DesiredSourceConnection(after.name, before.dataset_ids)
+        if desired.operations(before):
+            yield from change(SOURCE_CONNECTIONS, old, desired.operations)
 
 
 def _delete_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
