@@ -278,3 +278,54 @@ def seconds(argument: str, value: object) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
         raise InvalidArgument(argument, value, "must be a timedelta or a number of seconds, more than 0")
     return float(number)
+
+
+#: Words for what may be wrong with an export; `AepCheckDataflowsOperator` says what they mean.
+PROBLEMS = ("gone", "disabled", "ended", "ending", "overdue", "failed", "partial", "empty", "unmanaged")
+
+
+def dataflow_ids(value: object) -> tuple[str, ...]:
+    """IDs from an ID, what sets up an export returns ({"dataflow_id": …}), or a collection of either; each once.
+
+    An empty collection is refused: an upstream task that returns nothing must not mean "all".
+    """
+    several = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+    listed: list[Any] = list(value) if several else [value]  # type: ignore[call-overload]  # a collection, see above
+    if not listed:
+        raise InvalidArgument("dataflow_ids", value, "must name at least one dataflow; leave it out to mean all")
+    ids = [each.get("dataflow_id") if isinstance(each, Mapping) else each for each in listed]
+    return tuple(dict.fromkeys(entity_id("dataflow_ids", each) for each in ids))
+
+
+def check_health(
+    dataflow_ids: Any, name_pattern: Any, ends_within: object, extend_end: object, empty_runs: object, ignore: object
+) -> None:
+    """Check which dataflows are looked at, and what counts as a problem."""
+    if dataflow_ids is not None and name_pattern is not None:
+        raise InvalidArgument("name_pattern", name_pattern, "give it or dataflow_ids, not both")
+    check_dataflow_ids(dataflow_ids)
+    check_texts("name_pattern", name_pattern)
+    within = days("ends_within", ends_within)
+    if extend_end is not None and days("extend_end", extend_end) <= within:
+        rule = f"must be more than ends_within ({within}), or each check would move the end again"
+        raise InvalidArgument("extend_end", extend_end, rule)
+    if empty_runs is not None and (type(empty_runs) is not int or not 1 <= empty_runs <= 100):
+        raise InvalidArgument("empty_runs", empty_runs, "must be a number of runs, 1 to 100, or None")
+    for word in texts("ignore", ignore) if ignore != () else ():
+        check_choice("ignore", word, PROBLEMS)
+
+
+def check_dataflow_ids(value: Any) -> None:
+    known = is_literal(value) and value is not None
+    if known and (not isinstance(value, Collection) or all(map(is_literal, value))):
+        dataflow_ids(value)
+
+
+def days(argument: str, value: object) -> timedelta:
+    """A timedelta, or a number of days, which must be more than 0."""
+    length = value if isinstance(value, timedelta) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 36_500:
+        length = timedelta(days=value)
+    if length is None or not timedelta() < length < timedelta(days=36_500):
+        raise InvalidArgument(argument, value, "must be a timedelta or a number of days, more than 0")
+    return length

@@ -221,7 +221,7 @@ class RunWait:
             self._end(observation.dataflow, observation.selector, observation.no_run)
 
     def _select(self, dataflow: Dataflow) -> RunSelector:
-        from airflow_provider_aep.api.provisioning.owner import owner_of, slots_since_ms
+        from airflow_provider_aep.api.provisioning.owner import owner_of, slots_changed_ms
         from airflow_provider_aep.api.runs.slots import RunSelector, one_time_selector, selector_for
 
         if self._next_ms is not None:
@@ -238,8 +238,7 @@ class RunWait:
                 return RunSelector(self.after_ms, missing=why)
         if self.window is None:
             return RunSelector(self.after_ms)
-        changed_ms = max(dataflow.schedule_changed_ms, slots_since_ms(dataflow))
-        return selector_for(dataflow.schedule, self.window, changed_ms)
+        return selector_for(dataflow.schedule, self.window, slots_changed_ms(dataflow))
 
     def _end(self, dataflow: Dataflow, selector: RunSelector, no_run: NoRun) -> None:
         """No run will come: fail, skip, or wait for the next one.

@@ -26,9 +26,9 @@ LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = (
     *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "inventory", "observed", "export"),
-    *("journal", "removal", "plan", "sync"),
+    *("journal", "removal", "plan", "sync", "extend"),
 )
-OPERATORS = ("datasets", "export", "lifecycle", "run", "steps", "sync")
+OPERATORS = ("check", "datasets", "export", "lifecycle", "run", "steps", "sync")
 TABLE: dict[str, set[str]] = {
     "__init__": set(),
     "api.__init__": set(),
@@ -76,6 +76,16 @@ TABLE: dict[str, set[str]] = {
     "api.runs.index": {*LEAVES, "api.runs.selection", "api.wire"},
     "api.runs.adhoc": {*REQUEST, "api.runs.slots", "api.runs.selection", "api.queries", "api.wire"},
     "api.runs.poll": {*REQUEST, "api.runs.index", "api.wire"},
+    "api.runs.newest": {*REQUEST, "api.runs.index", "api.runs.poll", "api.wire"},
+    "api.health": {
+        *REQUEST,
+        "api.queries",
+        "api.runs.newest",
+        "api.runs.poll",
+        "api.runs.slots",
+        "api.provisioning.extend",
+        "api.provisioning.owner",
+    },
     # Airflow's side
     "airflow_connection": {"api", *PUBLIC_LEAVES},
     "hooks": {"airflow_connection", "arguments", "api", *PUBLIC_LEAVES},

@@ -37,6 +37,7 @@ from airflow_provider_aep.destinations import AmazonS3, destination_type, target
 from airflow_provider_aep.errors import AccessDenied, FlowRunFailed, RequestRefused
 from airflow_provider_aep.hooks import AepHook
 from airflow_provider_aep.operators import (
+    AepCheckDataflowsOperator,
     AepCreateBaseConnectionOperator,
     AepCreateSourceConnectionOperator,
     AepCreateTargetConnectionOperator,
@@ -655,6 +656,31 @@ def test_adobes_text_is_told_once(run: Runner) -> None:
 def test_an_error_of_a_run_is_told_once(code: str, message: str, told: str) -> None:
     run = FlowRun(FlowRunId("r"), DataflowId("f"), RunStatus.FAILED, errors=(RunError(code, message),))
     assert str(FlowRunFailed(run, "has failed")).endswith(f"): {told}")
+
+
+# -- the health of exports --------------------------------------------------------------------------------------------
+
+
+@provokes("problems with … of … of sandbox … (…): …")
+def _problems(stage: Stage) -> str:
+    flow = stage.adobe.dataflow("messages: disabled and checked")
+    stage.adobe.disable(flow)
+    return stage.failure(lambda: AepCheckDataflowsOperator(task_id="check", dataflow_ids=flow).execute(context()))
+
+
+@provokes("there is no dataset export… in sandbox …")
+def _no_export(stage: Stage) -> str:
+    return stage.failure(lambda: AepCheckDataflowsOperator(task_id="check", name_pattern="no such*").execute(context()))
+
+
+@provokes("…; its end cannot be moved: …")
+def _end_stays(stage: Stage) -> str:
+    begin = stage.adobe.now() + timedelta(days=1)
+    schedule = Every(days=1, start=begin, end=begin + timedelta(days=9))
+    flow = stage.adobe.dataflow("messages: ends", schedule=schedule)
+    stage.adobe.fault("PATCH /flows/*", status=403, times=None)
+    check = AepCheckDataflowsOperator(task_id="check", dataflow_ids=flow, extend_end=365)
+    return stage.failure(lambda: check.execute(context()))
 
 
 # -- a run that failed ------------------------------------------------------------------------------------------------

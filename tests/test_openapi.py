@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from airflow_provider_aep.api.auth import TOKEN_CACHES
 from airflow_provider_aep.api.calls import DATAFLOWS, delete_entity, enable_dataflow, get_dataflow, get_run
 from airflow_provider_aep.api.credentials import auth
 from airflow_provider_aep.api.entities import DataflowId
+from airflow_provider_aep.api.health import HealthRules, check_dataflows
 from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
 from airflow_provider_aep.api.provisioning.removal import remove_export, remove_exports_named
 from airflow_provider_aep.api.provisioning.state import ensure_disabled, ensure_enabled
@@ -326,6 +328,29 @@ def test_a_look_of_the_sensor(lists: str) -> None:
     by_id, requests = cost(adobe, get_run(made["id"]))
     assert (by_id.id, by_id.has_ended, requests) == (made["id"], True, 1)
     assert adobe.violations == []
+
+
+@pytest.mark.parametrize("lists", LISTS)
+@pytest.mark.parametrize("refuses", ["", "lists", "orderby", "lists orderby"])
+def test_a_check_of_exports_and_the_move_of_their_end(refuses: str, lists: str) -> None:
+    """Whether or not `property` filters and `orderby` sorts, each is judged by its own newest run."""
+    adobe = OpenApiAdobe(**LISTS[lists])
+    ids = [run(adobe, WAYS["whole"](desired(f"flow {n}"), policy())).dataflow_id for n in range(5)]
+    adobe.refuses = frozenset(refuses.split())
+    for hours in range(120, -1, -1):
+        for number, flow_id in enumerate(ids):
+            bad = number == 3 and hours == 0
+            adobe.run_of(flow_id, status="Failed" if bad else "Success", created=adobe.now - hours * 3600)
+    for named in ((), ids):
+        found = run(adobe, check_dataflows(HealthRules(), dataflow_ids=named))
+        told = {each.dataflow.id: [problem.word for problem in each.problems] for each in found}
+        assert told == {flow_id: ["failed"] if flow_id == ids[3] else [] for flow_id in ids}
+    far = HealthRules(ends_within_seconds=20 * 365 * 86_400, extend_seconds=30 * 365 * 86_400)
+    found = run(adobe, check_dataflows(far, dataflow_ids=ids))
+    assert [each.dataflow.id for each in found if each.before is None or each.refusal] == []
+    ends = {int(each["scheduleParams"]["endTime"]) - int(adobe.now) for each in adobe.entities["flows"].values()}
+    assert max(abs(each - 30 * 365 * 86_400) for each in ends) < 60
+    assert [each for each in adobe.violations if not re.search("one value only|no orderby", each)] == []
 
 
 class Most(NamedTuple):

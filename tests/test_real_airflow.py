@@ -20,7 +20,10 @@ from tests.airflow_places import AIRFLOW
 from tests.real_airflow import EXAMPLES, SECRETS, RealAirflow, airflow
 
 MANY = "example_aep_many"
-TRIGGERED = sorted({path.stem for path in EXAMPLES.glob("example_*.py")} - {"example_aep_scheduled"})
+HEALTH = ("example_aep_health", "example_aep_health_monthly")
+TRIGGERED = sorted(
+    {path.stem for path in EXAMPLES.glob("example_*.py")} - {"example_aep_scheduled", "example_aep_health"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def real(adobe: tuple[str, Path]) -> Iterator[RealAirflow]:
         AIRFLOW__AEP__DATAFLOW_URL="https://ui/{sandbox_name}/{dataflow_id}",
         AIRFLOW__AEP__RUN_URL="https://ui/{sandbox_name}/{dataflow_id}/{run_id}",
     ) as running:
-        running.wait_for_dags({*TRIGGERED, "example_aep_scheduled"})
+        running.wait_for_dags({*TRIGGERED, *HEALTH, "example_aep_scheduled"})
         yield running
 
 
@@ -96,6 +99,20 @@ def test_the_first_run_of_the_scheduled_example_is_skipped(real: RealAirflow) ->
     states = {task: each["state"] for task, each in real.tasks("example_aep_scheduled", run_id).items()}
     assert states == {"set_up": "success", "wait_for_run": "skipped", "load": "skipped"}
     assert "its first slot is later" in real.logs()
+
+
+@pytest.mark.parametrize("dag_id", HEALTH)
+def test_a_check_finds_all_exports_of_the_examples(dag_id: str, real: RealAirflow, finished: dict[str, str]) -> None:
+    """Once they are there: a sandbox without any is a problem."""
+    for each, run_id in finished.items():
+        real.wait_for_run(each, run_id)
+    run_id = real.trigger(dag_id)
+    state = real.wait_for_run(dag_id, run_id)
+    ((task, about),) = real.tasks(dag_id, run_id).items()
+    assert (state, about["state"]) == ("success", "success"), real.logs()[-5000:]
+    rows = real.xcom(dag_id, run_id, task)
+    assert len(rows) >= 7
+    assert {row["last_run_status"] for row in rows} <= {"success", "empty", "running", None}
 
 
 def test_what_landed_is_what_was_seeded(real: RealAirflow, finished: dict[str, str], adobe: tuple[str, Path]) -> None:

@@ -85,8 +85,9 @@ class TargetConnection(Entity):
 class Dataflow(Entity):
     """An export: source, target and schedule. `schedule` is Adobe's `scheduleParams`, times in seconds.
 
-    `schedule_changed_ms` and `source_changed_ms` are when the schedule and the source connection were last changed; 0
-    if unknown, since Adobe shows only the last operation.
+    `schedule_changed_ms`, `source_changed_ms` and `description_changed_ms` are when these were last changed; 0 if
+    unknown, since Adobe shows only the last operation. `last_run_id` is the last flow run that has ended, as far as
+    Adobe tells in `lastRunDetails`.
     """
 
     source_connection_id: SourceConnectionId = SourceConnectionId("")
@@ -94,6 +95,8 @@ class Dataflow(Entity):
     schedule: Mapping[str, Any] = field(default_factory=dict)
     schedule_changed_ms: int = 0
     source_changed_ms: int = 0
+    description_changed_ms: int = 0
+    last_run_id: FlowRunId = FlowRunId("")
 
 
 class RunStatus(StrEnum):
@@ -216,9 +219,9 @@ class FlowRun:
             "run_id": self.id,
             "dataflow_id": self.dataflow_id,
             "status": self.outcome,
-            "created_at": _iso(self.created_ms),
-            "started_at": _iso(self.started_ms),
-            "completed_at": _iso(self.completed_ms),
+            "created_at": iso_text(self.created_ms),
+            "started_at": iso_text(self.started_ms),
+            "completed_at": iso_text(self.completed_ms),
             "input_records": self.input_records,
             "output_records": self.output_records,
             "skipped_records": self.skipped_records,
@@ -229,5 +232,6 @@ class FlowRun:
         }
 
 
-def _iso(moment_ms: int | None) -> str | None:
+def iso_text(moment_ms: int | None) -> str | None:
+    """A moment for XCom: "2026-01-01T00:30:00.000+00:00"; None if it is not known."""
     return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="milliseconds") if moment_ms else None

@@ -153,6 +153,8 @@ def read_dataflow(raw: Mapping[str, Any]) -> Dataflow:
         schedule=dict(raw.get("scheduleParams") or {}),
         schedule_changed_ms=_changed_ms("/scheduleParams", raw.get("lastOperation")),
         source_changed_ms=_changed_ms("/sourceConnectionIds", raw.get("lastOperation")),
+        description_changed_ms=_changed_ms("/description", raw.get("lastOperation")),
+        last_run_id=FlowRunId(str((raw.get("lastRunDetails") or {}).get("id") or "")),
     )
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from airflow_provider_aep.operators.check import AepCheckDataflowsOperator
     from airflow_provider_aep.operators.datasets import AepListDatasetsOperator
     from airflow_provider_aep.operators.export import AepExportDatasetsOperator
     from airflow_provider_aep.operators.lifecycle import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_aep.operators.sync import AepSyncExportsOperator
 
 __all__ = [
+    "AepCheckDataflowsOperator",
     "AepCreateBaseConnectionOperator",
     "AepCreateDataflowOperator",
     "AepCreateSourceConnectionOperator",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AepCheckDataflowsOperator": "check",
     "AepCreateBaseConnectionOperator": "steps",
     "AepCreateDataflowOperator": "steps",
     "AepCreateSourceConnectionOperator": "steps",

@@ -27,15 +27,13 @@ from airflow_provider_aep.api.provisioning.desired import (
     ExportIds,
     ends_soon,
 )
-from airflow_provider_aep.api.provisioning.owner import data_since_ms, owner_of
+from airflow_provider_aep.api.provisioning.owner import data_changed_ms, data_since_ms, owner_of
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.runs.slots import when
 from airflow_provider_aep.errors import EntityExists, ExportChanged
 from airflow_provider_aep.schedules import end_seconds
 
 log = logging.getLogger(__name__)
-
-_LONGEST_CHANGE_MS = 120_000  # from reading Adobe's time to the PATCH of a dataflow, with its repeats
 
 
 class Comparison(NamedTuple):
@@ -162,7 +160,7 @@ def check_run_is_of(desired: DesiredExport, ids: ExportIds, run: FlowRun) -> Pro
         if differences:
             why = f"{each.title} was changed while the task waited: {'; '.join(differences)}"
             raise ExportChanged(f"flow run {run.id} may have exported other data than the DAG says: {why}")
-    since = (data_since_ms(base), source.created_ms, target.updated_ms, _data_changed_ms(dataflow))
+    since = (data_since_ms(base), source.created_ms, target.updated_ms, data_changed_ms(dataflow))
     for since_ms, each in zip(since, comparisons, strict=True):
         if run.created_ms < since_ms:
             raise ExportChanged(
@@ -170,17 +168,6 @@ def check_run_is_of(desired: DesiredExport, ids: ExportIds, run: FlowRun) -> Pro
                 f"{when(since_ms)}: it may have exported other data than the DAG says; a sensor waits for such a run "
                 "without asking what it has exported"
             )
-
-
-def _data_changed_ms(dataflow: Dataflow) -> int:
-    """When a dataflow last got another source connection or other folders; 0 if nothing says so.
-
-    Adobe says exactly when, but only of the last operation, and not what of a schedule that changed. The mark keeps it,
-    but was written some requests before Adobe made the change, and a run may have been created between the two.
-    """
-    marked_ms, schedule_ms = data_since_ms(dataflow), dataflow.schedule_changed_ms
-    is_that_change = schedule_ms - marked_ms < _LONGEST_CHANGE_MS
-    return max(marked_ms, dataflow.source_changed_ms, schedule_ms if is_that_change else 0)
 
 
 def warn_of_end(found: Dataflow, now: datetime) -> None:

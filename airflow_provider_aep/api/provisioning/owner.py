@@ -6,7 +6,7 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from airflow_provider_aep.api.entities import Entity
+from airflow_provider_aep.api.entities import Dataflow, Entity
 
 MARK = "Made by airflow-provider-aep"
 
@@ -18,10 +18,11 @@ RETIRING = " (retiring)"
 #: What the mark of a source connection holds that a whole export was set up under. See `lease`.
 LEASE = ", lease"
 _MARKED = re.compile(
-    rf"{MARK} for (?P<task>.*) \[[^\]]*\](?P<lease>{LEASE})?(?:, account (?P<account>.*?))?"
+    rf"{MARK} for (?P<task>.*) \[(?P<session>[^\]]*)\](?P<lease>{LEASE})?(?:, account (?P<account>.*?))?"
     r"(?:, slots since (?P<slots>\d+))?(?:, data since (?P<data>\d+))?(?: \(\w+\))?",
     re.DOTALL,
 )
+_LONGEST_CHANGE_MS = 120_000  # from reading Adobe's time to the PATCH of a dataflow, with its repeats
 _TASK = re.compile(r"(?P<task>.*), run (?P<run>.*?)(?:, map index \d+)?", re.DOTALL)
 
 
@@ -77,15 +78,32 @@ class Owner:
         own = _TASK.fullmatch(self.task)
         return bool(own and entity.description.startswith(f"{MARK} for {own['task']}, run "))
 
-    def mark_for_change(self, dataflow: Entity, *, slots_ms: int = 0, data_ms: int = 0) -> str:
+    def mark_for_change(self, dataflow: Dataflow, *, slots_ms: int = 0, data_ms: int = 0) -> str:
         """The mark of a dataflow that this task changes. Times in milliseconds since 1970 UTC.
 
         Adobe tells only of the last operation on a dataflow. So the mark keeps when the slots last changed, and when
-        the data did (source connection or folders); 0 leaves what it says already.
+        the data did (source connection or folders); 0 leaves what is known already.
         """
-        slots, data = slots_ms or slots_since_ms(dataflow), data_ms or data_since_ms(dataflow)
-        since = f", slots since {slots}" if slots else ""
-        return self.mark + since + (f", data since {data}" if data else "")
+        marked_ms, changed_ms = slots_since_ms(dataflow), slots_changed_ms(dataflow)
+        known_ms = marked_ms if _is_that_change(changed_ms, marked_ms) else changed_ms
+        return self.mark + _since(slots_ms or known_ms, data_ms or data_since_ms(dataflow))
+
+
+def mark_of_same_owner(dataflow: Dataflow) -> str:
+    """The description of a dataflow for a change that moves neither slots nor data: its owner stays.
+
+    It says when they moved last, where only the operation before this one, which Adobe forgets now, has told that.
+    """
+    marked = _MARKED.fullmatch(dataflow.description)
+    if not marked:
+        return dataflow.description
+    mark = f"{MARK} for {marked['task']} [{marked['session']}]"
+    return mark + _since(slots_changed_ms(dataflow), data_changed_ms(dataflow))
+
+
+def _since(slots_ms: int, data_ms: int) -> str:
+    slots = f", slots since {slots_ms}" if slots_ms else ""
+    return slots + (f", data since {data_ms}" if data_ms else "")
 
 
 def is_managed(entity: Entity) -> bool:
@@ -111,6 +129,33 @@ def slots_since_ms(entity: Entity) -> int:
 def data_since_ms(entity: Entity) -> int:
     """When this provider last changed what a dataflow exports, or the account of a login; 0 if it never did."""
     return int(_part(entity, "data") or 0)
+
+
+def slots_changed_ms(dataflow: Dataflow) -> int:
+    """When the slots of a dataflow last changed; 0 if nothing says so.
+
+    Adobe says when its schedule was last changed, but not what of it. Where that operation wrote a mark as well, it was
+    this provider's, and the mark says when the slots changed: a later end moves none.
+    """
+    marked_ms, schedule_ms = slots_since_ms(dataflow), dataflow.schedule_changed_ms
+    is_ours = is_managed(dataflow) and dataflow.description_changed_ms == schedule_ms
+    return marked_ms if is_ours and not _is_that_change(schedule_ms, marked_ms) else max(marked_ms, schedule_ms)
+
+
+def data_changed_ms(dataflow: Dataflow) -> int:
+    """When a dataflow last got another source connection or other folders; 0 if nothing says so.
+
+    Adobe says exactly when, but only of the last operation, and not what of a schedule that changed. The mark keeps it,
+    but was written some requests before Adobe made the change, and a run may have been created between the two.
+    """
+    marked_ms, schedule_ms = data_since_ms(dataflow), dataflow.schedule_changed_ms
+    changed_ms = max(marked_ms, dataflow.source_changed_ms)
+    return max(changed_ms, schedule_ms) if _is_that_change(schedule_ms, marked_ms) else changed_ms
+
+
+def _is_that_change(operation_ms: int, marked_ms: int) -> bool:
+    """Whether the last operation may be the one that the mark was written for."""
+    return operation_ms - marked_ms < _LONGEST_CHANGE_MS
 
 
 def is_leased(entity: Entity) -> bool:

@@ -98,7 +98,7 @@ def read_dataflows(ids: Sequence[str], capabilities: Capabilities) -> Procedure[
     try:
         page = yield from calls.list_page("/flows", filters=["id==" + ",".join(ids)], order="")
     except RequestRefused as refusal:
-        if _is_about_filter(refusal):
+        if is_about_filter(refusal):
             capabilities.dataflow_batch_size = 1
         raise
     return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
@@ -117,7 +117,7 @@ def _ask_once(index: RunIndex, now_ms: int, failures: list[ReplyError]) -> Proce
         try:
             known = yield from _read_changes(index, now_ms)
         except RequestRefused as error:
-            if not _is_about_filter(error):
+            if not is_about_filter(error):
                 failures.append(error)
                 return False
             refusal = error
@@ -140,7 +140,7 @@ def _read_changes(index: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]
     for _ in range(_FEW_REQUESTS + index.size // BATCH_SIZE // 16):
         if not page.next_href:
             return [*batches_of(to_ask, index.capabilities, now_ms), *index.next_batch(now_ms)]
-        page = yield from _next_page(page)
+        page = yield from following_page(page)
         to_ask |= index.take_changes(page.items)
     return None
 
@@ -173,7 +173,7 @@ def _ask(index: RunIndex, batch: Batch) -> Procedure[None]:
     try:
         items = yield from _list(batch, index.capabilities)
     except RequestRefused as refusal:
-        if batch.whole or not _is_about_filter(refusal):
+        if batch.whole or not is_about_filter(refusal):
             raise
         if len(batch) == 1:
             if refusal.number is None:
@@ -197,7 +197,7 @@ def _list(batch: Batch, capabilities: Capabilities) -> Procedure[list[Item]]:
     try:
         page = yield from calls.list_runs(*batch.filters, order=order)
     except RequestRefused as refusal:
-        if not order or not _is_about_filter(refusal):
+        if not order or not is_about_filter(refusal):
             raise
         page = yield from plain
         capabilities.ask_plainly(refusal)
@@ -222,15 +222,15 @@ def _read(page: Page, items: dict[str, Item], enough: Callable[[Page], bool]) ->
         if token in seen:
             raise UnexpectedReply("GET /runs", message="a continuation token came twice; the list has no end")
         seen.add(token)
-        page = yield from _next_page(page)
+        page = yield from following_page(page)
 
 
-def _next_page(page: Page) -> Procedure[Page]:
+def following_page(page: Page) -> Procedure[Page]:
     """The page after this one. As the first was answered, a refusal is about the token and says nothing of filters."""
     try:
         return (yield from calls.next_page(page.next_href))
     except RequestRefused as error:
-        if not _is_about_filter(error):
+        if not is_about_filter(error):
             raise
         raise PlatformUnavailable.like(error, message=f"the list broke off: {error.message}") from None
 
@@ -257,7 +257,7 @@ def _read_front_again(items: dict[str, Item], plain: Call[Page], *, since_ms: in
             return
 
 
-def _is_about_filter(error: RequestRefused) -> bool:
+def is_about_filter(error: RequestRefused) -> bool:
     """Whether a plainer request may be answered: by Adobe's number, or where a 400 or 422 bears none.
 
     The destinations OpenAPI has `property` as one string, so a mock made from it answers two with a bare 422.

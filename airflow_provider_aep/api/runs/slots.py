@@ -57,6 +57,13 @@ class Calendar(NamedTuple):
             slot += -(-(moment_ms - slot) // self.interval_ms) * self.interval_ms
         return None if self.end_ms is not None and slot >= self.end_ms else slot
 
+    def slot_until(self, moment_ms: int) -> int | None:
+        """The last slot at or before a moment; None before the first one."""
+        last_ms = moment_ms if self.end_ms is None else min(moment_ms, self.end_ms - 1)
+        if last_ms < self.start_ms:
+            return None
+        return last_ms - (last_ms - self.start_ms) % self.interval_ms if self.interval_ms else self.start_ms
+
 
 def selector_for(schedule: Mapping[str, Any], window: DagRunWindow, changed_ms: int = 0) -> RunSelector:
     """The run of a DAG run's slot: the first slot in its window, up to the next slot.
