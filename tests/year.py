@@ -31,9 +31,13 @@ from airflow.sdk import DAG
 from airflow.utils.db import initdb
 
 from airflow_provider_aep.api.auth import TOKEN_CACHES
-from airflow_provider_aep.api.provisioning.desired import WARN_BEFORE_END_DAYS
 from airflow_provider_aep.destinations import AmazonS3
-from airflow_provider_aep.operators import AepCreateBaseConnectionOperator, AepExportDatasetsOperator
+from airflow_provider_aep.operators import (
+    AepCheckDataflowsOperator,
+    AepCreateBaseConnectionOperator,
+    AepEnableDataflowOperator,
+    AepExportDatasetsOperator,
+)
 from airflow_provider_aep.schedules import Every
 from tests.adobe.line import Trouble
 from tests.adobe.served import ServedAdobe, served_adobe
@@ -44,7 +48,10 @@ from tests.real_airflow import connections
 DATASET = "5fb4c170379f4a1971625465"  # of events; it has no rows of its own
 ROWS_A_DAY = 3
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+END_IS_NEAR = 30 * DAY
+EXTENSION = 90 * DAY + 12 * HOUR  # half a day, so that no check meets the very second at which the end comes near
 SLOT = timedelta(minutes=10)  # how long after the DAG run is due Adobe's is
+ABORTED = "ACTIVATION_BATCH-0000-FAILED: Job aborted."
 NEW_CLIENT_SECRET = "p8e-the-secret-of-the-next-year-AbCdEf"
 NEW_STORAGE_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYNEXTYEARKE"
 
@@ -79,12 +86,12 @@ class Report(NamedTuple):
 
 
 class Incident(NamedTuple):
-    """What happened when, and words that a report of it has."""
+    """What happened when, and which task has to tell of it in which words: {task: pattern}."""
 
     day: int
     at: datetime
     what: str
-    words: str
+    words: dict[str, str]
 
 
 @dataclass
@@ -95,9 +102,7 @@ class Life:
     adobe: ServedAdobe
     environment: pytest.MonkeyPatch
     reports: list[Report] = field(default_factory=list)
-    """Failures, as `on_failure_callback` tells them."""
-    warnings: list[Report] = field(default_factory=list)
-    """Warnings in the logs of tasks."""
+    """Failures, as `on_failure_callback` tells them, what the check returns of ends, and warnings in logs."""
     incidents: list[Incident] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     _left: list[Finished] = field(default_factory=list)
@@ -121,8 +126,10 @@ class Life:
             self.environment.setenv(name, value)
         self.environment.setenv("AIRFLOW__AEP__POLL_FLOOR_SECONDS", "0.1")
         TOKEN_CACHES.clear()
-        self.daily = self._daily_dag()
+        self.daily, self.health = self._daily_dag(), self._health_dag()
         install(self.daily)
+        install(self.health)
+        self.end = self.due(self.story.first_end)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -160,12 +167,27 @@ class Life:
             **arguments,
         )
 
-    def _daily_dag(self) -> DAG:
+    def _dag(self, dag_id: str, cron: str) -> DAG:
         on_call = {"on_failure_callback": self._report, "retries": 2, "retry_delay": timedelta(0)}
-        timetable = CronTriggerTimetable("0 0 * * *", timezone="UTC")
-        with DAG("daily", schedule=timetable, start_date=self.start, catchup=True, default_args=on_call) as dag:
-            self._export(wait_for_completion=True, deferrable=True, poke_interval=0.2, timeout=300)
+        timetable = CronTriggerTimetable(cron, timezone="UTC")
+        return DAG(dag_id, schedule=timetable, start_date=self.start, default_args=on_call)
+
+    def _daily_dag(self) -> DAG:
+        with self._dag("daily", "0 0 * * *") as dag:
+            self._export(wait_for_completion=True, deferrable=True, poke_interval=0.2, timeout=300, rerun_failed=1)
         return dag
+
+    def _health_dag(self) -> DAG:
+        with self._dag("health", "0 6 * * *") as dag:
+            AepCheckDataflowsOperator(
+                task_id="health", name_pattern="a year", ends_within=END_IS_NEAR, extend_end=EXTENSION
+            )
+        return dag
+
+    def _run(self, dag: DAG, due: datetime) -> Finished:
+        """A scheduled DAG run; an hour passes before a task is tried again."""
+        self.move_to(due)
+        return run_scheduled(dag, due, lambda: self._advance(3600))
 
     def _report(self, context: Any) -> None:
         self.reports.append(Report(self.day, self.now, context["ti"].task_id, str(context["exception"])))
@@ -176,11 +198,10 @@ class Life:
             self._export(end=self.due(self.story.first_end))
         assert run_dag(dag).state == "success"
 
-    def update(self) -> None:
-        """Enable the dataflow and give it a later end."""
-        with DAG("update") as dag:
-            self._export(if_exists="update")
-        assert run_dag(dag).state == "success"
+    def enable(self) -> None:
+        with DAG("enable") as dag:
+            AepEnableDataflowOperator(task_id="enable", dataflow_id=self.dataflow_id)
+        assert run_dag(dag).result("enable")["state"] == "enabled"
 
     def send_credentials(self) -> None:
         with DAG("send_credentials") as dag:
@@ -201,8 +222,9 @@ class Life:
             self.move_to(self.due(day))
             self._befall()
             self._clear_what_is_left()
-            finished = run_scheduled(self.daily, self.due(day), lambda: self._advance(3600))
+            finished = self._run(self.daily, self.due(day))
             self.finished.append(finished)
+            self._look_at(self._run(self.health, self.due(day) + 6 * HOUR))
             self._answer(finished)
             self.move_to(self.due(day) + 12 * HOUR)
             if day < self.story.days:  # what arrives on the last day is exported the day after
@@ -217,30 +239,39 @@ class Life:
     def _befall(self) -> None:
         happens: dict[int, Callable[[], None]] = {
             self.story.fails_once: self._run_fails,
-            self.story.fails_twice: self._run_fails,
+            self.story.fails_twice: self._run_and_rerun_fail,
             self.story.is_disabled: self._colleague_disables,
             self.story.outage: self._outage,
             self.story.storage_secret: self._storage_secret_changes,
             self.story.client_secret: self._client_secret_changes,
             self.story.is_slow: self._run_is_slow,
-            self.story.first_end - WARN_BEFORE_END_DAYS: self._end_comes_near,
         }
         if self.day in happens:
             happens[self.day]()
+        if self.end - self.now <= END_IS_NEAR:
+            self._note("the end comes near", health="ends at .*, no longer at")
 
-    def _note(self, what: str, words: str) -> None:
+    def _note(self, what: str, **words: str) -> None:
         self.incidents.append(Incident(self.day, self.now, what, words))
 
+    def _look_at(self, health: Finished) -> None:
+        """The end that a green check has moved stands in its result."""
+        if health.state == "success":
+            for row in health.result("health"):
+                if row["extended_from"]:
+                    self.end = datetime.fromisoformat(row["ends_at"])
+                    text = f"ends at {row['ends_at']}, no longer at {row['extended_from']}"
+                    self.reports.append(Report(self.day, self.now, "health", text))
+
     def told_of(self, incident: Incident) -> list[Report]:
-        """The reports of it within a day, the first one first."""
-        return sorted(
-            (
-                each
-                for each in self.reports + self.warnings
-                if incident.at <= each.at < incident.at + DAY and re.search(incident.words, each.text)
-            ),
-            key=lambda each: each.at,
-        )
+        """The reports of it within a day."""
+        return [
+            each
+            for each in self.reports
+            if incident.at <= each.at < incident.at + DAY
+            and each.task in incident.words
+            and re.search(incident.words[each.task], each.text)
+        ]
 
     @property
     def dataflow_id(self) -> str:
@@ -249,16 +280,24 @@ class Life:
         )
 
     def _run_fails(self) -> None:
-        error = {"code": "ACTIVATION_BATCH-0000-FAILED", "message": "Job aborted."}
-        self.adobe.admin("POST", "scripts", flow_id=self.dataflow_id, outcome="failed", errors=[error])
-        self._note("a run fails", "has failed.*ACTIVATION_BATCH-0000-FAILED: Job aborted")
+        """The run that the task then starts has the data; the log tells of the first."""
+        self._next_run_fails()
+        self._note("a run fails", log="has ended: failed")
+
+    def _run_and_rerun_fail(self) -> None:
+        """The data comes with the next day's run."""
+        self._next_run_fails()
+        self._next_run_fails()
+        self._note("a run fails, and so does its rerun", export=f"failed.*{ABORTED}", health=f"failed.*{ABORTED}")
+
+    def _next_run_fails(self) -> None:
+        code, message = ABORTED.split(": ")
+        script = {"outcome": "failed", "errors": [{"code": code, "message": message}]}
+        self.adobe.admin("POST", "scripts", flow_id=self.dataflow_id, **script)
 
     def _colleague_disables(self) -> None:
         self.adobe.admin("POST", "states", flow_id=self.dataflow_id, state="disabled")
-        self._note("a colleague disables the dataflow", "disabled")
-
-    def _end_comes_near(self) -> None:
-        self._note("the end comes near", "will end at")
+        self._note("a colleague disables the dataflow", export="it is disabled", health="disabled")
 
     def _run_is_slow(self) -> None:
         """It takes an hour, and its record tells of its end half an hour later; nobody needs to be told."""
@@ -268,27 +307,26 @@ class Life:
     def _outage(self) -> None:
         self._outage_ends = self.now + DAY
         self.adobe.fault("*", status=503, times=None, retry_after="5")
-        self._note("an outage of a day", "HTTP 503")
+        self._note("an outage of a day", export="HTTP 503", health="HTTP 503")
 
     def _storage_secret_changes(self) -> None:
         base = next(each for each in self.adobe.admin("GET", "creations")["creations"] if each["kind"] == "connections")
         self.adobe.admin("POST", "revoked-logins", connection_id=base["id"])
-        self._note("the storage's secret changes", "has failed.*refused the credentials")
+        words = "failed.*refused the credentials"
+        self._note("the storage's secret changes", export=words, health=words)
 
     def _client_secret_changes(self) -> None:
         self.adobe.admin("POST", "client-secrets", secrets=[NEW_CLIENT_SECRET])
         self.adobe.admin("POST", "expire-tokens")
-        self._note("the client secret changes", "invalid_client")
+        self._note("the client secret changes", export="invalid_client", health="invalid_client")
 
     # -- the person on call -------------------------------------------------------------------------------------------
 
     def _answer(self, finished: Finished) -> None:
         """Do what today's reports ask for; who was not told does nothing."""
-        told = " ".join(each.text for each in self.reports + self.warnings if each.day == self.day)
-        if "will end at" in told:
-            self.update()
-        if "it is disabled: enable it in Adobe, or set it up with if_exists='update'" in told:
-            self.update()
+        told = " ".join(each.text for each in self.reports if each.day == self.day)
+        if "it is disabled: enable it" in told:
+            self.enable()
         if "refused the credentials" in told:
             self._change_connection("AIRFLOW_CONN_AWS_EXPORTS", NEW_STORAGE_SECRET)
             self.send_credentials()
@@ -307,17 +345,17 @@ class Life:
         self.environment.setenv(variable, json.dumps(fields))
 
 
-class Warnings(logging.Handler):
-    """What this provider warns of, as the tasks' logs have it."""
+class TaskLog(logging.Handler):
+    """What tasks log is a report, too, where it is a warning or the end of a run that failed."""
 
     def __init__(self, life: Life) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._life = life
 
     def emit(self, record: logging.LogRecord) -> None:
-        life = self._life
-        if "airflow_provider_aep" in record.name:
-            life.warnings.append(Report(life.day, life.now, "log", record.getMessage()))
+        text = record.getMessage()
+        if "airflow_provider_aep" in record.name and (record.levelno > logging.INFO or "has ended: failed" in text):
+            self._life.reports.append(Report(self._life.day, self._life.now, "log", text))
 
 
 def rows_in_storage(adobe: ServedAdobe) -> Counter[str]:
@@ -335,18 +373,19 @@ def check_data(life: Life) -> None:
 def check_reports(life: Life) -> None:
     """Every incident was reported on its day, in words that tell what it was; and nothing else was."""
     for incident in life.incidents:
-        assert life.told_of(incident), (incident, life.reports, life.warnings)
-    assert {each.day for each in life.reports + life.warnings} == {each.day for each in life.incidents}
+        assert {each.task for each in life.told_of(incident)} == set(incident.words), (incident, life.reports)
+    days = {each.day for each in life.incidents}
+    assert [each for each in life.reports if each.task != "log" and each.day not in days] == []
 
 
 def check_waits(life: Life) -> None:
-    """No wait hung: each DAG run has ended, in success unless something befell it; each green one was true."""
-    assert [each.state for each in life.finished if each.state not in ("success", "failed")] == []
+    """No wait hung; what could be mended is green in the end; and each green task was true, of a run of its own."""
     assert not [each for each in life.reports if "timed out" in each.text]
     landed, results = life.adobe.landed(), []
-    for day, finished in enumerate(life.finished):
-        state = finished.states()["export"]
-        assert state == "success" or day in {each.day for each in life.incidents}, (day, state)
+    states = [finished.states()["export"] for finished in life.finished]
+    red = {life.story.is_disabled, life.story.storage_secret, life.story.fails_twice}
+    assert states == ["failed" if day in red else "success" for day in range(life.story.days + 1)]
+    for finished, state in zip(life.finished, states, strict=True):
         if state == "success":
             result = finished.result("export")
             results.append(result["run_id"])
@@ -361,12 +400,14 @@ def live(story: Story, folder: Path, environment: pytest.MonkeyPatch) -> Iterato
     """An Adobe of its own, and a life on it."""
     with served_adobe(folder, "--speed", "0") as adobe:
         life = Life(story, adobe, environment)
-        listening = Warnings(life)
-        logging.getLogger().addHandler(listening)
+        log, provider = TaskLog(life), logging.getLogger("airflow_provider_aep")
+        provider.addHandler(log)
+        provider.setLevel(logging.INFO)
         try:
             life.live()
         finally:
-            logging.getLogger().removeHandler(listening)
+            provider.removeHandler(log)
+            provider.setLevel(logging.NOTSET)
         yield life
 
 
@@ -382,8 +423,8 @@ def main() -> int:
                 f"{days} DAG runs, {rows:,} rows, each of them in the storage once. What happened, and who told of it:"
             )
             for incident in life.incidents:
-                report = life.told_of(incident)[0]
-                print(f"day {incident.day:3}: {incident.what}; after {report.at - incident.at}, by {report.task}")
+                told = ", ".join(f"by {each.task} after {each.at - incident.at}" for each in life.told_of(incident))
+                print(f"day {incident.day:3}: {incident.what}; told {told}")
     return 0
 
 
