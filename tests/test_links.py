@@ -20,7 +20,10 @@ from airflow_provider_aep.operators import (
     AepCreateDataflowOperator,
     AepCreateSourceConnectionOperator,
     AepCreateTargetConnectionOperator,
+    AepDisableDataflowOperator,
+    AepEnableDataflowOperator,
     AepExportDatasetsOperator,
+    AepRunDataflowOperator,
 )
 from airflow_provider_aep.schedules import Every, Once
 from airflow_provider_aep.sensors import AepDataflowRunSensor
@@ -131,6 +134,21 @@ def test_no_link_fails_a_task(adobe: ServedAdobe, pages: None, caplog: pytest.Lo
         assert sensor(dataflow_id=flow).execute(task_context)["dataflow_id"] == flow
 
     assert caplog.text.count("lacks a link to Adobe's UI") == 2
+
+
+def test_what_changes_or_runs_a_dataflow_shows_it(adobe: ServedAdobe, pages: None) -> None:
+    flow = adobe.dataflow("linked life")
+    adobe.advance(700)  # until it can be run on request
+    pushed: list[dict[str, Any]] = []
+    for operator in (AepDisableDataflowOperator, AepEnableDataflowOperator, AepRunDataflowOperator):
+        about = context()
+        operator(task_id="life", dataflow_id=flow).execute(about)
+        pushed.append({key: value for key, value in about["ti"].pushed.items() if key.startswith("_link_")})
+
+    dataflow = {DATAFLOW.xcom_key: f"https://ui/prod/{flow}"}
+    assert pushed[:2] == [dataflow, dataflow]
+    assert pushed[2].pop(RUN.xcom_key).startswith(f"https://ui/prod/{flow}/")
+    assert pushed[2] == dataflow
 
 
 @contextlib.contextmanager

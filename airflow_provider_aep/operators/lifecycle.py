@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_aep.arguments import check_entity_id, check_entity_name, entity_id, entity_name
 from airflow_provider_aep.errors import InvalidArgument
+from airflow_provider_aep.links import AepDataflowLink
 from airflow_provider_aep.tasks import AepOperator
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class _StateOperator(AepOperator):
     """The base of operators that bring a dataflow into a state."""
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id")
+    operator_extra_links = (AepDataflowLink(),)
 
     def __init__(self, *, dataflow_id: Text, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,7 +39,9 @@ class _StateOperator(AepOperator):
     def work(self, context: Context) -> dict[str, str]:
         from airflow_provider_aep.api.entities import DataflowId
 
-        found = self.perform(self.change(DataflowId(entity_id("dataflow_id", self.dataflow_id))))
+        dataflow_id = DataflowId(entity_id("dataflow_id", self.dataflow_id))
+        self.show_links(context, dataflow_id)
+        found = self.perform(self.change(dataflow_id))
         return {"dataflow_id": found.id, "name": found.name, "state": found.state}
 
     def change(self, dataflow: DataflowId) -> Procedure[Dataflow]:

@@ -19,6 +19,7 @@ from airflow_provider_aep.arguments import (
     seconds,
 )
 from airflow_provider_aep.errors import NotReady
+from airflow_provider_aep.links import AepDataflowLink, AepDataflowRunLink
 from airflow_provider_aep.run_wait import (
     LookAgain,
     RunWait,
@@ -89,6 +90,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
 
     template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataflow_id", "dataset_ids", "options")
     shown_options = ("wait_for_completion", "on_failed", "on_partial", "on_empty")
+    operator_extra_links = (AepDataflowLink(), AepDataflowRunLink())
     # What `RunWait` asks of a task: the run is known by its ID, so that none is missing and no slot matters.
     after = None
     on_missing = "fail"
@@ -181,6 +183,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
         noted = memory.recall()
         if "run_ids" in noted:
             self.log.info("an earlier try has started or found flow run %s", ", ".join(noted["run_ids"]))
+            self.show_links(context, noted["dataflow_id"], noted["run_id"])
             return noted
         dataflow_id = DataflowId(entity_id("dataflow_id", self.dataflow_id))
         wanted = () if self.dataset_ids is None else dataset_ids(self.dataset_ids)
@@ -210,6 +213,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
             "is_new": runs.is_new,
         }
         memory.note(**result)
+        self.show_links(context, result["dataflow_id"], result["run_id"], settings=settings)
         return result
 
     def _wait_for_runs(
