@@ -17,9 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
+from airflow_provider_aep.api.provisioning.removal import remove_export
 from airflow_provider_aep.api.session import Session
 from airflow_provider_aep.api.settings import Settings
 from airflow_provider_aep.emulator import CLIENT_ID, CLIENT_SECRET, ORG_ID
@@ -154,6 +156,39 @@ def test_a_process_killed_while_it_changes_the_datasets_leaves_one_export(
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(die, range(requests)))
+
+
+def remove(url: str, sandbox: str, again: bool, dataflow_id: str, answer: Any) -> None:
+    """What a worker process does that removes an export with its login."""
+    settings = Settings(CLIENT_ID, CLIENT_SECRET, ORG_ID, sandbox, gateway=url, ims=url)
+    policy = SetupPolicy("reuse", Owner("dag.remove, run 1", f"{os.getpid()}", again), SETTLE_SECONDS)
+    with Session(settings) as session:
+        answer.send(session.run(remove_export(DataflowId(dataflow_id), policy, with_base_connection=True)).as_data())
+
+
+def test_a_process_killed_at_any_write_of_a_removal_leaves_nothing(emulator: str, sandboxes: Iterator[int]) -> None:
+    def prepared() -> tuple[str, Any]:
+        sandbox = f"case-{next(sandboxes)}"
+        return sandbox, finished(*worker(set_up, emulator, sandbox, False, "reuse", "whole", 0))
+
+    def left(sandbox: str) -> list[str]:
+        made = httpx.get(f"{emulator}/_emulator/creations").json()["creations"]
+        return [each["kind"] for each in made if each["sandbox"] == sandbox and not each["deleted"]]
+
+    with Line(emulator, lambda _: "none") as line:
+        first, ids = prepared()
+        finished(*worker(remove, line.url, first, False, ids.dataflow_id))
+        writes = [at for at, sent in enumerate(line.sent) if sent.method != "GET" and "/ims/" not in sent.path]
+    assert left(first) == []
+    assert len(writes) == 7
+
+    def die(number: int) -> None:
+        sandbox, ids = prepared()
+        result = killed_and_retried(emulator, sandbox, number, "hang after", remove, ids.dataflow_id)
+        assert (left(sandbox), result["kept"]) == ([], []), number
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(die, writes))
 
 
 def set_up_at_the_same_moments(url: str, sandboxes: list[str], number: int, starts: Any, answer: Any) -> None:
