@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from airflow_provider_aep.api.entities import FlowRun, RunError
+    from airflow_provider_aep.api.entities import FlowRun
 
 __all__ = [
     "AccessDenied",
@@ -256,11 +256,10 @@ class FlowRunFailed(AepError):
     def __init__(self, run: FlowRun, why: str) -> None:
         self.run = run
         self.why = why
-        problems = "; ".join(filter(None, map(_problem, run.errors))) or "Adobe gave no error"
         super().__init__(
             f"flow run {run.id} of dataflow {run.dataflow_id} {why} (status {run.raw_status!r}, records read: "
             f"{_count(run.input_records)}, written: {_count(run.output_records)}, failed: "
-            f"{_count(run.failed_records)}): {problems}"
+            f"{_count(run.failed_records)}): {run.problems or 'Adobe gave no error'}"
         )
 
     def __reduce__(self) -> tuple[type[FlowRunFailed], tuple[FlowRun, str]]:
@@ -275,13 +274,6 @@ class SyncFailed(AepError):
 
 def _count(number: int | None) -> str:
     return "not given" if number is None else str(number)
-
-
-def _problem(problem: RunError) -> str:
-    """Code and message, either of which may be missing or be part of the other."""
-    if problem.code in problem.message:
-        return problem.message
-    return f"{problem.code}: {problem.message}" if problem.message else problem.code
 
 
 def first_of(errors: Sequence[BaseException]) -> BaseException:

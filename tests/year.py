@@ -282,7 +282,7 @@ class Life:
     def _run_fails(self) -> None:
         """The run that the task then starts has the data; the log tells of the first."""
         self._next_run_fails()
-        self._note("a run fails", log="has ended: failed")
+        self._note("a run fails", log=f"has ended: failed.*{ABORTED}")
 
     def _run_and_rerun_fail(self) -> None:
         """The data comes with the next day's run."""
@@ -354,7 +354,7 @@ class TaskLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if "airflow_provider_aep" in record.name and (record.levelno > logging.INFO or "has ended: failed" in text):
+        if "airflow_provider_aep" in record.name and record.levelno > logging.INFO:
             self._life.reports.append(Report(self._life.day, self._life.now, "log", text))
 
 

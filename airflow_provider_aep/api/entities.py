@@ -143,6 +143,12 @@ class RunError:
     code: str
     message: str
 
+    def __str__(self) -> str:
+        """Code and message, either of which may be missing or be part of the other."""
+        if self.code in self.message:
+            return self.message
+        return f"{self.code}: {self.message}" if self.message else self.code
+
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
@@ -194,6 +200,11 @@ class FlowRun:
         if self.is_partial:
             return "partial"
         return "empty" if self.is_empty else self.status.value
+
+    @property
+    def problems(self) -> str:
+        """Its errors as one text; "" if Adobe gives none."""
+        return "; ".join(filter(None, map(str, self.errors)))
 
     def as_event(self) -> dict[str, Any]:
         """The run as plain JSON, to cross from a trigger to a task; `from_event` reads it."""

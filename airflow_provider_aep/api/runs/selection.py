@@ -177,16 +177,16 @@ def seen_text(dataflow_id: str, after_ms: int, until_ms: int | None, run: FlowRu
 
 
 def state_line(run: FlowRun) -> tuple[int, str]:
-    """For a log: level and text of a change of a run; a status that Adobe does not document is a warning."""
+    """For a log: level and text of a change of a run; a bad end, or an unknown status, is a warning."""
     if run.has_ended:
-        return logging.INFO, ended_text(run)
+        return logging.INFO if run.outcome in ("success", "empty") else logging.WARNING, ended_text(run)
     if is_known_status(run.raw_status):
         return logging.INFO, f"flow run {run.id} of dataflow {run.dataflow_id}: {run.raw_status or 'no status yet'}"
     return logging.WARNING, f"flow run {run.id} has a status that Adobe does not document: {run.raw_status!r}"
 
 
 def ended_text(run: FlowRun) -> str:
-    """For a log: the end of a run, with the figures that Adobe gives."""
+    """For a log: the end of a run, with the figures and the errors that Adobe gives."""
     figures = {
         "records": run.output_records,
         "bytes": run.output_bytes,
@@ -195,7 +195,8 @@ def ended_text(run: FlowRun) -> str:
     }
     shown = ", ".join(f"{number} {what}" for what, number in figures.items() if number is not None)
     text = f"flow run {run.id} of dataflow {run.dataflow_id} has ended: {run.outcome}"
-    return f"{text} ({shown})" if shown else text
+    text = f"{text} ({shown})" if shown else text
+    return f"{text}: {run.problems}" if run.problems else text
 
 
 def run_text(dataflow_id: str, after_ms: int, until_ms: int | None) -> str:
