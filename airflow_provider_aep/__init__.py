@@ -82,7 +82,10 @@ def get_provider_info() -> dict[str, object]:
                     "visibility_seconds": _seconds(
                         "How late Adobe's lists may show an entity; a set-up that has lost a reply looks so long", "10"
                     ),
-                    "poll_floor_seconds": _seconds("The shortest time between two polls of the triggerer", "60"),
+                    "poll_floor_seconds": _seconds(
+                        "The shortest time between two polls of the triggerer, but for a few when runs usually end",
+                        "60",
+                    ),
                     "adhoc_accept": {
                         "description": "The Accept header of ad hoc runs, which Adobe's reference does not publish.",
                         "version_added": "0.1.0",

@@ -24,6 +24,7 @@ from airflow_provider_aep.api.entities import DataflowId, FlowRunId
 from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
 from airflow_provider_aep.api.runs.poll import poll, read_dataflows
 from airflow_provider_aep.errors import PlatformUnavailable, ReplyError
+from airflow_provider_aep.poll_budget import PollBudget
 from airflow_provider_aep.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ REFUSED_TEXT = f"asking again; {MOST_REFUSALS} refusals in a row end the wait"
 #: Subscriptions woken before the loop's other tasks get their turn.
 WAKE_AT_ONCE = 20
 #: Subscriptions looked at before the loop's other tasks get their turn.
-LOOK_AT_ONCE = 1_000
+LOOK_AT_ONCE = 500
 #: From a refusal to the next poll, and between polls while nothing is left to ask for.
 IDLE_SECONDS = 60.0
 #: Age at which a connection is looked up again for a new subscription, since somebody may have edited it.
 SETTINGS_SECONDS = 900
 _JITTER = 0.05
+#: How much sooner than the next poll an early one must be to be worth a request; a share of the interval.
+_WORTHWHILE = 0.1
 
 
 class RunPoller:
@@ -62,15 +65,20 @@ class RunPoller:
         capabilities: Capabilities,
     ) -> None:
         self.subscriptions: dict[Subscription, None] = {}
-        self._unlisted: set[str] = set()  # dataflows that the last list did not show
+        self._unlisted: set[str] = set()  # dataflows that a list did not show
         self._name = f"sandbox {where[2]} of {where[1]}"
         self._open_session = open_session
         self._index = RunIndex(capabilities, self._on_change)
         self._capabilities = capabilities
         self._loop = asyncio.get_running_loop()
         self._to_wake: dict[Subscription, bool] = {}  # True: its run has changed; False: there is only a notice
+        self._budget = PollBudget(self._loop.time())
+        self._turns = ["dataflows", "rotation"]  # of upkeep; to the end once it had its turn
+        self._interval = IDLE_SECONDS  # the shortest between two regular polls that any subscription allows
         self._is_due_sooner = asyncio.Event()
         self._polled_at = -math.inf
+        self._early_at = math.inf  # the next poll is an early one, in addition to the regular one ...
+        self._regular_at = math.inf  # ... which comes then
         self._next_at = math.inf  # a new subscription may ask for an earlier poll ...
         self._not_before = -math.inf  # ... but not before Adobe's Retry-After
         self._failures = 0
@@ -144,8 +152,9 @@ class RunPoller:
         """Poll once, and decide when to poll again. Returns whether Adobe refuses."""
         self._polled_at = self._loop.time()
         failure: ReplyError | None = None
+        upkeep = self._next_upkeep()
         try:
-            await session.run(poll(self._index))
+            await session.run(poll(self._index, rotates=upkeep == "rotation"))
         except ReplyError as error:
             failure = error
             self._note_failure(error)
@@ -157,45 +166,70 @@ class RunPoller:
             for subscription in self.subscriptions:
                 subscription.polled_at = self._polled_at
             with suppress(ReplyError):  # the poll itself reports an outage
-                await self._check_dataflows(session)
+                await self._check_dataflows(session, is_due=upkeep == "dataflows")
         self._next_at = math.inf
-        seconds = await self._poll_interval(await session.run(_adobe_time()))
+        now_ms = await session.run(_adobe_time())
+        visibility_ms = int(session.settings.visibility_seconds * 1000)
+        at = await self._next_poll_at(now_ms, None if failure else visibility_ms)
         if failure and failure.retry_after_seconds:
             asked = min(failure.retry_after_seconds, session.settings.max_retry_after_seconds)
             self._not_before = self._loop.time() + asked
-        self._next_at = min(self._next_at, max(self._polled_at + seconds, self._loop.time() + GATHER_SECONDS))
+        self._next_at = min(self._next_at, at)
         return failure is not None and not isinstance(failure, PlatformUnavailable)
 
-    async def _check_dataflows(self, session: AsyncSession) -> None:
-        """End the waits for dataflows that make no run any more, with one request a poll for any number of waits.
+    def _next_upkeep(self) -> str:
+        """What this poll may ask for beyond its one request, in turns; "" if there is nothing, or none to spare."""
+        wanted = {"dataflows": self._index.awaits_new_runs, "rotation": self._index.reads_changes}
+        kind = next((kind for kind in self._turns if wanted[kind]), "")
+        self._budget.fill(self._polled_at, self._interval)
+        if not kind or not self._budget.take_for_upkeep():
+            return ""
+        self._turns.remove(kind)
+        self._turns.append(kind)
+        return kind
 
-        A dataflow that a list does not show counts as gone once the next poll has asked for it by its ID.
+    async def _check_dataflows(self, session: AsyncSession, *, is_due: bool) -> None:
+        """End the waits for dataflows that make no run any more, with one request for any number of waits.
+
+        A dataflow that a list does not show counts as gone once a poll has asked for it by its ID.
         """
+        self._unlisted = {key for key in self._unlisted if self._index.awaits_run_of(key)}
+        if not (is_due or self._unlisted):
+            return
         asked = {
             key: pending
             for key, pending in self._index.next_dataflows(self._unlisted).items()
-            if any(
-                self._polled_at - subscription.subscribed_at >= subscription.floor_seconds
-                for subscription in pending
-                if isinstance(subscription, Subscription)
-            )
-        }  # the task of a new subscription has just looked itself
+            if any(self._has_waited(subscription) for subscription in pending)
+        }
         if not asked:
             return
         found = await session.run(read_dataflows(list(asked), self._capabilities))
         now_ms = int(await session.run(_adobe_time()))
         visibility_ms = int(session.settings.visibility_seconds * 1000)
         is_sure = len(asked) == 1
-        self._unlisted = set() if is_sure else {key for key in asked if key not in found}
+        if not is_sure:
+            self._unlisted = {key for key in asked if key not in found}
+        elif found:
+            self._unlisted.clear()  # it is there, so that the list is not to be trusted
+        else:
+            self._unlisted -= asked.keys()
         for key, pending in asked.items():
             if key not in found and not is_sure:
                 continue
             for subscription in pending:
                 assert isinstance(subscription, Subscription)
-                subscription.no_run = subscription.reason_to_look(found.get(key), now_ms, visibility_ms)
-                if subscription.no_run:
-                    self._index.remove(subscription)
-                    self._on_change(subscription)
+                self._send_back(subscription, subscription.reason_to_look(found.get(key), now_ms, visibility_ms))
+
+    def _has_waited(self, pending: PendingRun) -> bool:
+        """Whether it is worth a look; the task of a new subscription has just looked itself."""
+        return isinstance(pending, Subscription) and self._polled_at - pending.subscribed_at >= pending.floor_seconds
+
+    def _send_back(self, subscription: Subscription, why: str) -> None:
+        """End a wait whose run may never come, so that its task looks and decides; not while `why` is ""."""
+        if why:
+            subscription.no_run = why
+            self._index.remove(subscription)
+            self._on_change(subscription)
 
     async def _pause(self) -> None:
         """Sleep until the next poll, which a new subscription may bring forward."""
@@ -217,21 +251,40 @@ class RunPoller:
                 self._refusals = 0
                 self._fail_all(failure)
 
-    async def _poll_interval(self, now_ms: float) -> float:
-        """Seconds until the next poll: the shortest delay of any subscription, since one poll serves them all."""
-        seconds = floor = math.inf
+    async def _next_poll_at(self, now_ms: float, visibility_ms: int | None) -> float:
+        """When to poll next, by the loop's clock; with `visibility_ms` also end the waits whose slot has passed.
+
+        That is after the shortest delay of any subscription, since one poll serves them all; and once more before that
+        if a run usually ends then and the budget allows it.
+        """
+        seconds = floor = ends_in = math.inf
         for number, subscription in enumerate(list(self.subscriptions), start=1):
-            if subscription.is_open:
+            if subscription.is_open and not subscription.no_run:
                 usual_ms = self._capabilities.durations_ms.get(subscription.dataflow_id, 0)
                 seconds = min(seconds, subscription.poll_delay(self._polled_at, now_ms, usual_ms))
                 floor = min(floor, subscription.floor_seconds)
+                if usual_ms:
+                    ends_in = min(ends_in, subscription.ends_in(now_ms, usual_ms))
+                if visibility_ms is not None and subscription.until_ms and self._has_waited(subscription):
+                    self._send_back(subscription, subscription.slot_passed(int(now_ms), visibility_ms))
             if number % LOOK_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._interval = min(floor, IDLE_SECONDS)
         if self._refusals or seconds == math.inf:
-            return min(seconds, IDLE_SECONDS)
-        if self._failures:
-            return min(seconds, 2.0 ** min(self._failures, 10))  # a float ends at 2.0**1024, an outage may not
-        return max(seconds * random.uniform(1 - _JITTER, 1), floor)  # noqa: S311 - spreads several processes
+            seconds = min(seconds, IDLE_SECONDS)
+        elif self._failures:
+            seconds = min(seconds, 2.0 ** min(self._failures, 10))  # a float ends at 2.0**1024, an outage may not
+        else:
+            seconds = max(seconds * random.uniform(1 - _JITTER, 1), floor)  # noqa: S311 - spreads several processes
+        soonest = self._loop.time() + GATHER_SECONDS
+        regular_at = max(self._polled_at + seconds, soonest)
+        if self._early_at <= self._polled_at < self._regular_at:
+            regular_at = min(regular_at, max(self._regular_at, soonest))
+        early_at = max(self._polled_at + ends_in, soonest)
+        is_worthwhile = regular_at - early_at >= seconds * _WORTHWHILE and not self._failures
+        is_early = is_worthwhile and self._budget.take_for_early_poll()
+        self._regular_at, self._early_at = regular_at, early_at if is_early else math.inf
+        return min(regular_at, self._early_at)
 
 
 def _adobe_time() -> Procedure[float]:

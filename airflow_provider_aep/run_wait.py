@@ -43,6 +43,10 @@ SLOT_RUN_TYPES = ("scheduled", "backfill")
 RERUN_PAUSE_SECONDS = 60.0
 #: While nothing changes, a wait on a worker logs a sign of life this often.
 SIGN_OF_LIFE_SECONDS = 3600.0
+#: A wait on a worker reads its dataflow at its first look and after so many; the others ask for its runs only. One that
+#: looks more often than each minute reads it every time.
+LOOKS_FOR_ONE_DATAFLOW = 20
+MINUTE = 60.0
 WHAT_NEXT = (
     "clearing this task finds the same flow run again; a new one comes with Adobe's next slot (the next DAG run), with "
     "a later `after`, or for a Once() export under a new `name`"
@@ -118,6 +122,9 @@ class RunWait:
         self.seen: FlowRun | None = None
         self.selector: RunSelector | None = None
         self._schedule: list[int | None] | None = None
+        self._is_deferrable: bool = task.deferrable
+        self._dataflow: Dataflow | None = None  # as last read
+        self._looks = 0
         self._next_ms: int | None = None  # with on_missing="next": from then on any run will do
         self._why_no_rerun = ""
         self._ask_again_at: float | None = None  # for a rerun, in seconds since 1970 UTC
@@ -214,7 +221,11 @@ class RunWait:
             return (yield from find_run(dataflow_id, run=FlowRunId(run_id)))
         visibility_ms = int(settings.visibility_seconds * 1000)
         while True:
-            observation = yield from observe_run(dataflow_id, self._select, visibility_ms=visibility_ms)
+            known = self._dataflow if self._looks % LOOKS_FOR_ONE_DATAFLOW else None
+            observation = yield from observe_run(dataflow_id, self._select, visibility_ms=visibility_ms, known=known)
+            # A deferred wait looks once, and again only when something may have changed.
+            if self.poll_seconds >= MINUTE and not self._is_deferrable:
+                self._dataflow, self._looks = observation.dataflow, self._looks + 1
             self.selector, self._schedule = observation.selector, fingerprint(observation.dataflow.schedule)
             if observation.no_run is None:
                 return observation.run

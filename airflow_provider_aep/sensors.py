@@ -84,8 +84,8 @@ class AepDataflowRunSensor(AepTask, BaseSensorOperator):
     :param deferrable: wait in the triggerer, without a worker slot; default `[operators] default_deferrable`
     :param end_in_triggerer: let the triggerer end the task, without starting a worker again. Nothing on the worker
         follows then: no asset events, no callbacks, no listeners. Outlets and success callbacks are refused
-    :param poke_interval: the longest time between two polls, in seconds; the triggerer polls more often while a wait is
-        young, but not more often than `[aep] poll_floor_seconds` (60), or than this if it is less
+    :param poke_interval: the longest time between two polls, in seconds (60); a longer one the triggerer reaches as a
+        wait grows old, from `[aep] poll_floor_seconds` (60) on, and before its slot a wait is polled less often
     :param timeout: seconds until the wait fails, in the triggerer too
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from airflow_provider_aep.api.entities import Dataflow, DataflowId, FlowRun, FlowRunId
 from airflow_provider_aep.api.runs.index import PendingRun
-from airflow_provider_aep.api.runs.selection import why_no_run
+from airflow_provider_aep.api.runs.selection import why_no_run, why_slot_passed
 from airflow_provider_aep.api.runs.slots import fingerprint
+from airflow_provider_aep.poll_budget import MINUTE
 
 _GROWTH = 0.1  # a wait that has lasted an hour is polled every six minutes, if its ceiling allows
+#: From the moment at which a run usually ends to the poll for it, since Adobe's lists may show the end a little late.
+_END_LAG_SECONDS = 5.0
+#: Adobe tells its time in whole seconds: a poll at that moment may seem to have come too soon by this.
+_CLOCK_SECONDS = 2.0
+#: Between two polls while a run cannot exist yet: they only show that all is well. Not for those who want more polls.
+_IDLE_SECONDS = 900.0
 
 
 class NoRunExpected(Exception):
@@ -100,19 +108,39 @@ class Subscription(PendingRun):
         )
         return f"dataflow {self.dataflow_id}: {no_run.why}" if no_run else ""
 
+    def slot_passed(self, now_ms: int, visibility_ms: int) -> str:
+        """That the next slot has come while no run was there; "" otherwise."""
+        if self.run_id:
+            return ""
+        why = why_slot_passed(
+            since_ms=self.since_ms, until_ms=self.until_ms, now_ms=now_ms, visibility_ms=visibility_ms
+        )
+        return why and f"dataflow {self.dataflow_id}: {why}"
+
+    def ends_in(self, now_ms: float, usual_ms: int) -> float:
+        """Seconds until a poll should see the end of the run, if it takes as long as usual; else, or later, infinite.
+
+        `now_ms` is Adobe's time, `usual_ms` how long the dataflow's last run took.
+        """
+        if self.run is None:
+            return math.inf
+        seconds = (self.run.created_ms + usual_ms - now_ms) / 1000 + _END_LAG_SECONDS
+        return seconds if seconds > _CLOCK_SECONDS else math.inf
+
     def poll_delay(self, now: float, now_ms: float, usual_ms: int) -> float:
         """Seconds until the next poll that this run needs: a tenth of the time waited, between floor and ceiling.
 
-        `now` is the loop's time in seconds, `now_ms` Adobe's, `usual_ms` how long the dataflow's last run took (0 if
-        unknown). A poll is due when the run can first exist and when it should end; around then, after the floor.
+        `now` is the loop's time in seconds; for the others see `ends_in` (`usual_ms` is 0 if unknown). A poll is due
+        when the run can first exist and when it should end; around then, after the floor.
         """
         waited = now - self.subscribed_at
         if self.run is None:
-            seconds = max(waited * _GROWTH, (self.since_ms - now_ms) / 1000)
-        else:
-            age = (now_ms - self.run.created_ms) / 1000
-            seconds = max(waited, age) * _GROWTH
-            left = usual_ms / 1000 - age
-            if usual_ms and left > -usual_ms / 1000 * _GROWTH:
-                seconds = min(seconds, left)
+            seconds = min(waited * _GROWTH, self.ceiling_seconds)
+            longest = max(self.ceiling_seconds, _IDLE_SECONDS if self.ceiling_seconds >= MINUTE else 0)
+            return max(seconds, min((self.since_ms - now_ms) / 1000, longest), self.floor_seconds)
+        age = (now_ms - self.run.created_ms) / 1000
+        seconds = max(waited, age) * _GROWTH
+        late = age - usual_ms / 1000
+        if usual_ms and late < usual_ms / 1000 * _GROWTH:
+            seconds = min(seconds, _END_LAG_SECONDS - late)
         return min(max(seconds, self.floor_seconds), self.ceiling_seconds)

@@ -19,6 +19,7 @@ from subjects import SUBJECTS, connections
 
 GRACE = 0.005  # real seconds for a thread of the trigger to answer before idle time is skipped
 ENDS = [3600, 3333, 2718, 1234, 600]  # seconds after which the run ends; requests are those of the first
+MORE_ENDS = range(3300, 3900, 23)  # ours also, for a median over all seconds of a minute
 
 
 class Clock:
@@ -81,12 +82,12 @@ def child(subject: str, interval: float) -> None:
 
     run(0.5, 2)  # imports in threads would take longer than the grace
     clock.skips = True
-    figures = [run(interval, end) for end in ENDS]
+    figures = [run(interval, end) for end in [*ENDS, *(MORE_ENDS if subject == "aep" else ())]]
     print(json.dumps({"requests": figures[0][0], "delays": [delay for _, delay in figures]}))
 
 
 def one_hour(lab: Lab) -> list[Row]:
-    """Peers at 5 s as in the other figures and at 60 s; ours in both as it comes: floor 60 s, growing up to 300 s."""
+    """Peers at 5 s as in the other figures and at 60 s; ours in both as it comes, a poll a minute."""
     environment = lab.environment("http://127.0.0.1:1")
     del environment["AIRFLOW__AEP__POLL_FLOOR_SECONDS"]
 
@@ -97,14 +98,14 @@ def one_hour(lab: Lab) -> list[Row]:
         process.close()
         return said
 
-    ours = {name: figures(name, 300) for name in lab.subjects(["aep"])}
+    ours = {name: figures(name, 60) for name in lab.subjects(["aep"])}
     rows = []
     for interval in [60] if lab.quick else [5, 60]:
         found = {name: figures(name, interval) for name in lab.subjects(PEERS)} | ours
         requests = {name: [float(said["requests"])] for name, said in found.items()}
         delays = {name: said["delays"] for name, said in found.items()}
-        rows.append(Row(f"one wait of an hour, peers at {interval} s", "requests", "<= 80", requests))
-        rows.append(Row(f"delay of detection, peers at {interval} s", "s", "<= 10 % of elapsed or 60", delays))
+        rows.append(Row(f"one wait of an hour, peers at {interval} s", "requests", "<= 65", requests))
+        rows.append(Row(f"delay of detection, peers at {interval} s", "s", "<= 30", delays))
     return rows
 
 

@@ -89,8 +89,9 @@ TABLE: dict[str, set[str]] = {
     # Airflow's side
     "airflow_connection": {"api", *PUBLIC_LEAVES},
     "hooks": {"airflow_connection", "arguments", "api", *PUBLIC_LEAVES},
-    "subscription": {"api"},
-    "run_poller": {"subscription", "hooks", "api", *PUBLIC_LEAVES},
+    "poll_budget": set(),
+    "subscription": {"poll_budget", "api"},
+    "run_poller": {"subscription", "poll_budget", "hooks", "api", *PUBLIC_LEAVES},
     "arguments": LEAVES,
     "timetables": PUBLIC_LEAVES,
     "run_wait": {"arguments", "timetables", "hooks", "triggers", "api", *PUBLIC_LEAVES},

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from airflow_provider_aep.api.effects import Call, Gather, ServerTime
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId
 from airflow_provider_aep.api.runs.index import BATCH_SIZE, Capabilities, PendingRun, RunIndex
-from airflow_provider_aep.api.runs.poll import CONCURRENT_REQUESTS, OVERLAP_MS, poll
+from airflow_provider_aep.api.runs.poll import CONCURRENT_REQUESTS, OVERLAP_MS, RECENT_MS, poll
 from airflow_provider_aep.errors import (
     AccessDenied,
     AepError,
@@ -79,6 +79,7 @@ class ModelAdobe:
     local_skew_ms: int = 0
     page_size: int = 100
     by_position: bool = True
+    keeps_order: bool = True
     refused: frozenset[str] = frozenset()
     bad_ids: frozenset[str] = frozenset()
     coded: bool = True  # a refusal says why, as Adobe does and a mock of its OpenAPI does not
@@ -170,7 +171,7 @@ class ModelAdobe:
         filters = [value for name, value in query if name == "property"]
         candidates = self._candidates(filters)
         items = [shown for run in candidates if (shown := run.shown(self.now_ms)) and matches(shown, filters)]
-        path = order.lstrip("-") or "updatedAt"
+        path = (order.lstrip("-") or "updatedAt") if self.keeps_order else "createdAt"
         sign = -1 if order.startswith("-") or not order else 1
 
         def key(item: dict[str, Any]) -> tuple[int, str]:
@@ -253,6 +254,7 @@ class Scene:
 
     adobe: ModelAdobe
     told: list[tuple[PendingRun, str, bool]] = field(default_factory=list)
+    rotates: bool = True
 
     def __post_init__(self) -> None:
         self.index = RunIndex(Capabilities(), self._note)
@@ -268,7 +270,7 @@ class Scene:
     def poll(self) -> int:
         """One poll; returns the number of requests."""
         before = len(self.adobe.requests)
-        self.adobe.perform(poll(self.index))
+        self.adobe.perform(poll(self.index, rotates=self.rotates))
         return len(self.adobe.requests) - before
 
 
@@ -419,10 +421,13 @@ MEANS = ["updatedAt", "lists", "orderby"]
     late_ms=st.sampled_from([0, MINUTE, OVERLAP_MS]),
     skew_ms=st.sampled_from([0, 20 * DAY, -20 * DAY]),
     coded=st.booleans(),
+    rotates=st.booleans(),
 )
-@example(12499, frozenset(), 0.0, True, 100, OVERLAP_MS, 20 * DAY, True)  # two runs of one moment, one of them mid-poll
+@example(
+    12499, frozenset(), 0.0, True, 100, OVERLAP_MS, 20 * DAY, True, True
+)  # two runs of one moment, one of them mid-poll
 # A change mid-poll that is shown late, behind newer ones that the list's front has shown already.
-@example(6, frozenset(MEANS), 0.0, True, 7, OVERLAP_MS, 0, True)
+@example(6, frozenset(MEANS), 0.0, True, 7, OVERLAP_MS, 0, True, True)
 def test_each_wait_gets_its_own_run_and_no_other(
     seed: int,
     refused: frozenset[str],
@@ -432,12 +437,14 @@ def test_each_wait_gets_its_own_run_and_no_other(
     late_ms: int,
     skew_ms: int,
     coded: bool,
+    rotates: bool,
 ) -> None:
     """Whatever is refused, fails, comes late or moves while pages are read, and however wrong this machine's clock."""
     adobe = ModelAdobe(
         refused=refused, by_position=by_position, page_size=page_size, local_skew_ms=skew_ms, coded=coded
     )
     script = Script(adobe, seed, failing=failing, late_ms=late_ms, dataflows=320)
+    script.scene.rotates = rotates
     for _ in range(6):
         script.events(12)
         script.poll(quiet=script.chance.random() < 0.4)
@@ -530,6 +537,95 @@ def test_nothing_changing_costs_two_requests_for_any_number_of_waits(scene: Scen
     for _ in range(3):
         scene.adobe.now_ms += MINUTE
         assert scene.poll() <= 2
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("count", [1, 100, 1_000, 10_000])
+def test_without_a_request_to_spare_it_costs_one(scene: Scene, count: int, pinned: bool) -> None:
+    many(scene, count, pinned=pinned)
+    scene.poll()
+    scene.rotates = False
+    for _ in range(3):
+        scene.adobe.now_ms += 10 * MINUTE
+        assert scene.poll() == 1
+
+
+@pytest.mark.parametrize("runs", [1, 10, 25])
+def test_runs_under_way_and_runs_to_come_are_one_request(scene: Scene, runs: int) -> None:
+    """By the IDs of their dataflows, as long as a page holds what those have made meanwhile."""
+    under_way = many(scene, runs, pinned=True)
+    to_come = [scene.wait(f"flow-{number:04d}", since_ms=START_MS) for number in range(runs)]
+    scene.poll()
+    for _ in range(60):
+        scene.adobe.now_ms += MINUTE
+        assert scene.poll() == 1
+
+    assert "updatedAt" not in scene.adobe.requests[-1]
+    scene.adobe.change(scene.adobe.runs[str(under_way[0].run_id)], "success")
+    made = scene.adobe.create("flow-0000")
+    scene.poll()
+    assert [each for each in under_way if each.run and each.run.has_ended] == under_way[:1]
+    assert [each.run_id for each in to_come if each.run_id] == [made.id]
+
+
+def test_many_dataflows_with_a_long_history_are_not_listed_for_one_run(scene: Scene) -> None:
+    """Each may have made eight runs since yesterday; what has changed is one page."""
+    for number in range(90):
+        for hours in range(3, 24, 3):
+            scene.adobe.create(f"flow-{number:04d}", created_ms=START_MS - hours * 60 * MINUTE)
+    old = scene.adobe.create("old", created_ms=START_MS - DAY)
+    scene.wait("old", run_id=old.id)
+    for number in range(90):
+        scene.wait(f"flow-{number:04d}", since_ms=START_MS)
+    scene.poll()
+    scene.rotates = False
+    assert scene.poll() == 1
+    assert "updatedAt" in scene.adobe.requests[-1]
+
+
+def test_thousands_of_changes_are_read_once_and_not_ten_minutes_long(scene: Scene) -> None:
+    """Of what the last poll has read, a page is read again, and what is so recent that some may still be hidden."""
+    waits = many(scene, 1_000, pinned=True)
+    scene.poll()
+    scene.rotates = False
+    for number, wait in enumerate(waits):
+        if number % 50 == 0:
+            scene.adobe.now_ms += MINUTE // 10
+        scene.adobe.change(scene.adobe.runs[str(wait.run_id)], "processing")
+    costs = []
+    for _ in range(4):
+        costs.append(scene.poll())
+        scene.adobe.now_ms += MINUTE
+    assert max(costs) <= 15  # too many: all are asked for, after a few pages
+    assert costs[2:] == [1, 1]
+    assert all(wait.run and wait.run.raw_status == "processing" for wait in waits)
+
+
+@pytest.mark.parametrize(
+    ("others", "late_ms", "page_size"), [(300, RECENT_MS, 100), (90, OVERLAP_MS, 100), (90, OVERLAP_MS, 50)]
+)
+def test_a_change_that_is_shown_late_is_seen_by_the_next_poll(
+    scene: Scene, others: int, late_ms: int, page_size: int
+) -> None:
+    """Behind hundreds of newer ones within a minute, behind fewer within ten; without the rotation."""
+    scene.adobe.page_size = page_size
+    waits = many(scene, 400, pinned=True)
+    scene.poll()
+    scene.rotates = False
+    run = scene.adobe.runs[str(waits[0].run_id)]
+    scene.adobe.now_ms += MINUTE
+    scene.adobe.change(run, "success", late_ms=late_ms)
+    before_ms = min(late_ms // 2, 2 * RECENT_MS)
+    scene.adobe.now_ms += late_ms - before_ms
+    for wait in waits[100 : 100 + others]:
+        scene.adobe.change(scene.adobe.runs[str(wait.run_id)], "processing")
+    scene.adobe.now_ms += before_ms - 1
+    scene.poll()
+    assert waits[0].run
+    assert not waits[0].run.has_ended
+    scene.adobe.now_ms += 1
+    scene.poll()
+    assert waits[0].run.has_ended
 
 
 @pytest.mark.parametrize("count", [1, 100, 1_000, 10_000])
@@ -747,3 +843,76 @@ def test_how_long_runs_take_is_learned_from_the_same_answers(scene: Scene) -> No
     scene.poll()
 
     assert scene.index.capabilities.durations_ms == {"flow": 7 * MINUTE}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_how_long_runs_take_is_learned_from_those_before(scene: Scene, is_known: bool) -> None:
+    """For no request more, from the latest that did not fail, whether the run is known or yet to come."""
+    for minutes, status in ((5, "success"), (7, "success"), (1, "failed")):
+        run = scene.adobe.create("flow")
+        scene.adobe.now_ms += minutes * MINUTE
+        scene.adobe.change(run, status)
+        scene.adobe.now_ms += 180 * MINUTE
+    run = scene.adobe.create("flow")
+    scene.wait("flow", run_id=run.id if is_known else "", since_ms=run.created_ms)
+    assert scene.poll() == 1
+    for _ in range(3):
+        scene.adobe.now_ms += MINUTE
+        assert scene.poll() == 1
+
+    assert scene.index.capabilities.durations_ms == {"flow": 7 * MINUTE}
+    assert "?property=id%3D%3D" in scene.adobe.requests[-1]
+
+
+def test_changes_that_come_in_no_order_are_read_to_the_end(scene: Scene) -> None:
+    """Adobe does not refuse the order, but does not keep it: the last of the first page is an old change."""
+    waits = many(scene, 400, pinned=True)
+    scene.poll()
+    scene.rotates = False
+    scene.adobe.keeps_order = False
+    for changed in (waits[99:100], waits[:99] + waits[100:150]):
+        for wait in changed:
+            scene.adobe.change(scene.adobe.runs[str(wait.run_id)], "processing")
+            scene.adobe.now_ms += 1
+        scene.adobe.now_ms += 2 * MINUTE
+        scene.poll()
+    assert [wait for wait in waits if wait.run and wait.run.raw_status] == waits[:150]
+
+
+def test_a_run_that_names_no_dataflow_is_asked_for_by_its_own_id(scene: Scene) -> None:
+    run = scene.adobe.create("flow")
+    run.odd = {"flowId": ""}
+    wait = scene.wait("flow", run_id=run.id)
+    scene.wait("another", since_ms=START_MS)
+    for _ in range(3):
+        scene.adobe.now_ms += MINUTE
+        scene.poll()
+    scene.adobe.change(run, "success")
+    scene.poll()
+    assert wait.run
+    assert wait.run.has_ended
+
+
+def test_where_lists_are_refused_nothing_else_is_blamed_for_asking_by_dataflow(scene: Scene) -> None:
+    scene.adobe.refused = frozenset({"lists"})
+    waits = many(scene, 3, pinned=True)
+    waits += [scene.wait(f"flow-{number}", since_ms=START_MS) for number in range(3)]
+    for _ in range(3):
+        scene.adobe.now_ms += MINUTE
+        scene.poll()
+
+    assert not any(wait.error for wait in waits)
+    assert not scene.index.capabilities.is_plain
+
+
+def test_a_run_of_a_dataflow_that_adobe_refuses_is_asked_for_by_its_own_id(scene: Scene) -> None:
+    """Asking by dataflow is our short cut, so that a refusal of it must not end the wait."""
+    (wait,) = many(scene, 1, pinned=True)
+    scene.poll()
+    scene.adobe.bad_ids = frozenset({str(wait.dataflow_id)})
+    scene.adobe.change(scene.adobe.runs[str(wait.run_id)], "success")
+    scene.poll()
+
+    assert wait.error is None
+    assert wait.run
+    assert wait.run.has_ended

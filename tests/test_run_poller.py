@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_provider_aep import run_poller
 from airflow_provider_aep.api.entities import DataflowId, FlowRun, FlowRunId
 from airflow_provider_aep.api.runs.index import Batch, Capabilities
 from airflow_provider_aep.api.runs.slots import fingerprint
@@ -135,8 +136,18 @@ class Night:
             loop.close()
             self.clock.loop = None
 
-    def start(self) -> str:
-        return str(self.adobe.platform.start_run(self.dataflow)["id"])
+    def start(self, dataflow: str = "") -> str:
+        return str(self.adobe.platform.start_run(dataflow or self.dataflow)["id"])
+
+    def dataflows(self, count: int) -> list[str]:
+        """So many dataflows; all but the first are copies of it that run only when they are told to."""
+        platform = self.adobe.platform
+        items = platform.sandbox().collections["flows"].items
+        for number in range(1, count):
+            copy = {**items[self.dataflow], "id": f"{number:08d}-bbbb-4bbb-8bbb-bbbbbbbbbbbb"}
+            items[copy["id"]] = copy
+            platform.runs.plan({**copy, "scheduleParams": None}, START)
+        return list(items)
 
     def tokens(self) -> int:
         return sum("/ims/" in request.path for request in self.adobe.platform.requests)
@@ -149,14 +160,17 @@ class Night:
         hook: EmulatorHook | None = None,
         floor: float = 60,
         ceiling: float = 3600,
+        dataflow: str = "",
         since: float = 0,
+        until: float | None = None,
         schedule: list[int | None] | None = None,
     ) -> AsyncIterator[Subscription]:
         async with subscribe(
             hook or EmulatorHook(self),
-            dataflow_id=DataflowId(self.dataflow),
+            dataflow_id=DataflowId(dataflow or self.dataflow),
             run_id=FlowRunId(run_id) if run_id else None,
             since_ms=int((START + since) * 1000),
+            until_ms=None if until is None else int((START + until) * 1000),
             schedule=schedule,
             floor_seconds=floor,
             ceiling_seconds=ceiling,
@@ -199,6 +213,12 @@ class EmulatorHook(AepHook):
         if self.night.session_trouble:
             raise self.night.session_trouble
         return AsyncSession(settings, transport=NightTransport(self.night), clock=asyncio.get_running_loop().time)
+
+
+@pytest.fixture(autouse=True)
+def _no_durations_of_another_test() -> None:
+    """Each night's dataflow has the same ID."""
+    run_poller._capabilities.clear()
 
 
 @pytest.fixture
@@ -717,7 +737,7 @@ def test_a_wrong_secret_in_one_connection_ends_only_its_own_waits(night: Night, 
 
 
 def gone(night: Night) -> None:
-    night.adobe.platform.sandbox().collections["flows"].remove(night.dataflow)
+    assert night.adobe.call("DELETE", f"/flows/{night.dataflow}").is_success
 
 
 def disabled(night: Night) -> None:

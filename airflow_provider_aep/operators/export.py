@@ -60,7 +60,7 @@ class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
     :param rerun_failed: see `AepDataflowRunSensor`
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
-    :param poke_interval: the longest time between two polls, in seconds
+    :param poke_interval: the longest time between two polls, in seconds; see `AepDataflowRunSensor`
     :param timeout: seconds until the wait fails; a first run may take hours to start
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
@@ -127,7 +127,7 @@ class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
         on_empty: Decision = "succeed",
         rerun_failed: int = 0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: timedelta | float = 300,
+        poke_interval: timedelta | float = 60,
         timeout: timedelta | float = 604_800,
         **kwargs: Any,
     ) -> None:

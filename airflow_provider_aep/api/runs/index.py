@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -22,7 +23,10 @@ Item = dict[str, Any]
 BATCH_SIZE = 100  # IDs in one request: with 36 characters each, its address stays far below 8,000 characters
 _ID_CHARACTERS = 6_000  # ... and where IDs are longer, so many characters of them at the most
 _MOST_SINGLY = 100  # where Adobe takes one ID at a time, more requests than these cost more than the whole list
+PAGE_ITEMS = 100  # the most that Adobe lists at once
 _DAY_MS = 86_400_000
+#: Adobe exports a dataset every three hours at most. Source: Export datasets tutorial, "Create a dataflow".
+_SHORTEST_INTERVAL_MS = 10_800_000
 
 
 @dataclass
@@ -39,6 +43,11 @@ class Capabilities:
         if not self.is_plain:
             self.is_plain = True
             log.warning("Adobe refuses to compare or sort flow runs; asking without from now on: %s", refusal)
+
+    def learn_duration(self, run: FlowRun) -> None:
+        """A failed run tells nothing: it ends whenever it fails."""
+        if run.completed_ms and run.outcome in ("success", "partial", "empty"):
+            self.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
 
     def ask_singly(self, refusal: RequestRefused) -> None:
         """A request for two runs or dataflows was refused, and one for each was answered."""
@@ -78,12 +87,14 @@ class RunIndex:
 
     def __init__(self, capabilities: Capabilities, on_change: Callable[[PendingRun], object]) -> None:
         self.capabilities = capabilities
-        self.since_ms = 0  # of the changes that the next poll reads; 0 before everything was read once
+        self.up_to_date_ms = 0  # when the last poll began that brought everything up to date; 0 before the first
+        self.reads_changes = False  # everything known takes more than one request
         self._on_change = on_change
         self._new: dict[PendingRun, None] = {}  # not asked for yet
         self._by_run: dict[str, dict[PendingRun, None]] = {}
         self._by_dataflow: dict[str, dict[PendingRun, None]] = {}
         self._checked: set[str] = set()  # dataflows, in this round
+        self._unknown: set[str] = set()  # dataflows whose earlier runs have not been looked at, and none has ended
         self._turn = 0
 
     @property
@@ -107,13 +118,34 @@ class RunIndex:
         """What nobody has asked for yet."""
         return batches_of(self._new, self.capabilities, now_ms)
 
-    def known(self, now_ms: int, *, at_most: int | None = None) -> list[Batch] | None:
-        """Everything else; None if that takes more than `at_most` requests."""
-        if at_most is not None and len(self._by_run) + len(self._by_dataflow) > at_most * BATCH_SIZE:
-            return None  # without looking at each
+    @property
+    def awaits_new_runs(self) -> bool:
+        """Whether somebody waits for a run that no list has shown yet."""
+        return bool(self._by_dataflow)
+
+    def awaits_run_of(self, dataflow_id: str) -> bool:
+        return dataflow_id in self._by_dataflow
+
+    def known(self, now_ms: int) -> list[Batch]:
+        """Everything else."""
         groups = chain(self._by_run.values(), self._by_dataflow.values())
-        batches = batches_of(chain.from_iterable(groups), self.capabilities, now_ms)
-        return None if at_most is not None and len(batches) > at_most else batches
+        return batches_of(chain.from_iterable(groups), self.capabilities, now_ms)
+
+    def known_by_one(self, now_ms: int) -> list[Batch] | None:
+        """The same, if one request or none is enough; else None.
+
+        By dataflow ID it asks for runs and dataflows at once, and where the earlier runs of a dataflow tell how long
+        this one will take.
+        """
+        if len(self._by_run) + len(self._by_dataflow) > BATCH_SIZE:
+            return None  # without looking at each
+        batches = self.known(now_ms)
+        one = Batch.joined(batches)
+        if len(batches) > 1 or not self._unknown.isdisjoint(one.ids):
+            chunks = _chunks({key: [] for key in one.ids}, self.capabilities.batch_size)
+            if one.most_items(now_ms) <= PAGE_ITEMS and len(list(chunks)) == 1:
+                return [one]
+        return batches if len(batches) <= 1 else None
 
     def next_batch(self, now_ms: int) -> list[Batch]:
         """The next hundred of what is known, in rotation; runs and dataflows take turns."""
@@ -154,7 +186,7 @@ class RunIndex:
                     to_ask[each] = None
         return to_ask
 
-    def take_answer(self, batch: Batch, items: Iterable[Item]) -> None:
+    def take_answer(self, batch: Batch, items: Collection[Item]) -> None:
         """Take the complete answer to the request for a batch."""
         earliest: dict[PendingRun, Item] = {}
         for item in items:
@@ -163,6 +195,9 @@ class RunIndex:
             for each in batch.dataflows.get(item.get("flowId") or "", ()):
                 if each.may_be(item) and (each not in earliest or _sort_key(item) < _sort_key(earliest[each])):
                     earliest[each] = item
+        if batch.dataflows or batch.by_dataflow:
+            self._learn_durations(items)
+            self._unknown -= {each.dataflow_id for each in batch}
         for each in batch:
             if each in self._new:
                 del self._new[each]
@@ -183,9 +218,18 @@ class RunIndex:
             self.remove(each)
             self._on_change(each)
 
+    def _learn_durations(self, items: Iterable[Item]) -> None:
+        """Learn how long a dataflow's runs take from its latest, where none has been seen to end yet."""
+        unknown = [item for item in items if item.get("flowId") not in self.capabilities.durations_ms]
+        for item in sorted(unknown, key=_created_ms):  # the latest counts
+            with suppress(UnexpectedReply):
+                self.capabilities.learn_duration(read_flow_run(item))
+
     def _index(self, pending: PendingRun) -> None:
         if pending.run_id:
             self._by_run.setdefault(pending.run_id, {})[pending] = None
+            if pending.run and pending.run.dataflow_id not in self.capabilities.durations_ms:
+                self._unknown.add(pending.run.dataflow_id)
         else:
             self._by_dataflow.setdefault(pending.dataflow_id, {})[pending] = None
 
@@ -195,8 +239,7 @@ class RunIndex:
         except UnexpectedReply as error:  # the other runs of the list are none the worse for it
             self.fail(pending, error)
             return
-        if run.has_ended and run.completed_ms:
-            self.capabilities.durations_ms[run.dataflow_id] = run.completed_ms - run.created_ms
+        self.capabilities.learn_duration(run)
         for each in pending:
             try:
                 check_run_of(run, each.dataflow_id)
@@ -220,6 +263,7 @@ class Batch:
     runs: dict[str, list[PendingRun]] = field(default_factory=dict)
     dataflows: dict[str, list[PendingRun]] = field(default_factory=dict)
     whole: bool = False
+    by_dataflow: bool = False  # asks for the runs, too, by the IDs of their dataflows
 
     def __iter__(self) -> Iterator[PendingRun]:
         return chain(*self.runs.values(), *self.dataflows.values())
@@ -227,11 +271,41 @@ class Batch:
     def __len__(self) -> int:
         return len(self.runs) + len(self.dataflows)
 
+    @classmethod
+    def joined(cls, batches: Iterable[Batch]) -> Batch:
+        """One batch that asks for everything by dataflow ID."""
+        runs: dict[str, list[PendingRun]] = {}
+        dataflows: dict[str, list[PendingRun]] = {}
+        for batch in batches:
+            runs |= batch.runs
+            dataflows |= batch.dataflows
+        return cls(runs, dataflows, by_dataflow=True)
+
+    @property
+    def ids(self) -> list[str]:
+        """What the request names."""
+        if self.by_dataflow:
+            return list(dict.fromkeys([*self.dataflows, *(each.dataflow_id for each in self._of_runs)]))
+        return list(self.runs or self.dataflows)
+
+    @property
+    def _of_runs(self) -> Iterator[PendingRun]:
+        return chain.from_iterable(self.runs.values())
+
     @property
     def filters(self) -> tuple[str, ...]:
         if self.whole:
             return ()
-        return (("id==" if self.runs else "flowId==") + ",".join(self.runs or self.dataflows),)
+        return (("flowId==" if self.dataflows or self.by_dataflow else "id==") + ",".join(self.ids),)
+
+    def most_items(self, now_ms: int) -> float:
+        """How many runs a list by dataflow ID may hold that reaches as far back as it must; infinite if unknown.
+
+        A run that names no dataflow is in no such list.
+        """
+        if not all(each.run and each.run.dataflow_id for each in self._of_runs):
+            return math.inf
+        return len(self.ids) * (1 + max(0, now_ms - self.since_ms) / _SHORTEST_INTERVAL_MS)
 
     @property
     def looks_back_to_ms(self) -> float:
@@ -241,10 +315,12 @@ class Batch:
     @property
     def since_ms(self) -> int:
         """No run that is asked for was created before; 0 where that is not known."""
-        created = (each.run.created_ms if each.run else 0 for group in self.runs.values() for each in group)
+        created = (each.run.created_ms if each.run else 0 for each in self._of_runs)
         return int(min(min(created, default=math.inf), self.looks_back_to_ms))
 
     def halves(self) -> list[Batch]:
+        if self.by_dataflow:
+            return [Batch(runs=self.runs), Batch(dataflows=self.dataflows)]
         runs, dataflows = list(self.runs.items()), list(self.dataflows.items())
         middle = len(self) // 2
         return [Batch(dict(runs[at]), dict(dataflows[at])) for at in (slice(middle), slice(middle, None))]
@@ -255,7 +331,7 @@ class Batch:
 
         Runs that are asked for by their IDs need none.
         """
-        if not (self.dataflows or self.whole):
+        if not (self.dataflows or self.whole or self.by_dataflow):
             return ""
         return "createdAt" if self.looks_back_to_ms <= 0 and not self.runs else "-createdAt"
 

@@ -1,19 +1,21 @@
 """One poll for many pending runs: the cheapest sound requests, and plain ones where Adobe refuses those.
 
-The rule. Let W be Adobe's time at the beginning of the last poll that brought all that was known up to date, less
-`OVERLAP_MS`. A poll
+The rule. Let W be Adobe's time at the beginning of the last poll that brought all that was known up to date. A poll
 
 1. asks for what nobody has asked for yet, by run ID or, where the run is not known yet, by dataflow ID;
-2. reads every run changed since W (`updatedAt>=W`, all pages), or asks for everything known where that costs no more:
-   two requests at most, many changes, or an Adobe that has refused to compare;
-3. asks for one more batch of what is known, in rotation.
+2. asks for everything known, if that takes one request;
+3. otherwise reads the runs that have changed, newest first: all since W - `RECENT_MS`, and of those since
+   W - `OVERLAP_MS` the last hundred, which fit on one page; or it asks for everything known, if there are too many
+   changes, or if Adobe has refused to compare;
+4. then asks for one more batch of what is known, in rotation, if the poller can spare a request.
 
 A pending run gets its ID only from a complete list of its dataflow's runs; a change merely says whom to ask for. So it
 is the earliest run that Adobe shows, however late others appear, and it never changes. The next poll sees a change if
-Adobe's lists show it within `OVERLAP_MS` of the time that it bears, and the rotation sees it otherwise. Equal times do
-no harm, since a change is read again and again until W has passed it. Nor does a list that shifts while it is read: it
-is sorted by a time that never changes, or what moves has just changed and is read by the next poll. A failed request
-leaves W where it was. This machine's time is used only until Adobe's is known, and only to ask for more than is needed.
+Adobe's lists show it within `RECENT_MS` of the time that it bears, or within `OVERLAP_MS` and before a hundred newer
+ones; the rotation sees it otherwise. Equal times do no harm, since a change is read again and again until W has passed
+it. Nor does a list that shifts while it is read: it is sorted by a time that never changes, or what moves has just
+changed and is read by the next poll. A failed request leaves W where it was. This machine's time is used only until
+Adobe's is known, and only to ask for more than is needed.
 
 Two rungs. Adobe's documents do not list which members of a run may be compared or sorted by. An Adobe that refuses is
 asked plainly from then on: for batches of IDs, or for one ID at a time if it refuses those, too. Where that would take
@@ -33,9 +35,11 @@ from airflow_provider_aep.api.effects import Call, Procedure, ServerTime, gather
 from airflow_provider_aep.api.entities import Dataflow, DataflowId
 from airflow_provider_aep.api.runs.index import (
     BATCH_SIZE,
+    PAGE_ITEMS,
     Batch,
     Capabilities,
     Item,
+    PendingRun,
     RunIndex,
     batches_of,
     milliseconds,
@@ -50,9 +54,10 @@ from airflow_provider_aep.errors import (
     UnexpectedReply,
 )
 
+RECENT_MS = 60_000
 OVERLAP_MS = 600_000
 CONCURRENT_REQUESTS = 6  # requests on their way at a time
-_FEW_REQUESTS = 2  # so many are cheaper than to ask for changes
+_FEW_PAGES = 3  # of changes are read in any case; a quarter of what asking for everything known takes comes on top
 _MOST_FRONTS = 5  # so often the front of an unsorted list is read again while it goes on changing
 _MOST_FAILURES = 3  # failures in one poll after which it is given up: Adobe has an outage
 
@@ -65,8 +70,8 @@ class _BatchRefused(AepError):
     """Adobe takes one ID in a request but not two; the poll begins again without batches."""
 
 
-def poll(index: RunIndex) -> Procedure[None]:
-    """Bring all pending runs up to date.
+def poll(index: RunIndex, *, rotates: bool = True) -> Procedure[None]:
+    """Bring all pending runs up to date; one that `rotates` asks for one more batch of those whose changes it reads.
 
     Raises:
         ReplyError: a request failed; what the others have brought is taken all the same.
@@ -75,14 +80,14 @@ def poll(index: RunIndex) -> Procedure[None]:
     while True:
         failures: list[ReplyError] = []
         try:
-            is_complete = yield from _ask_once(index, began_ms, failures)
+            is_complete = yield from _ask_once(index, began_ms, rotates, failures)
         except _BatchRefused:
             continue
         break
     if is_complete:
         # Before its first reply a session knows this machine's time only; the second look is at Adobe's.
         ended_ms: int = yield ServerTime()
-        index.since_ms = min(began_ms, ended_ms) - OVERLAP_MS
+        index.up_to_date_ms = min(began_ms, ended_ms)
     if failures:
         raise max(failures, key=lambda each: (isinstance(each, RequestRefused), each.retry_after_seconds or 0))
 
@@ -104,18 +109,19 @@ def read_dataflows(ids: Sequence[str], capabilities: Capabilities) -> Procedure[
     return {item["id"]: calls.DATAFLOWS.read(item) for item in page.items}
 
 
-def _ask_once(index: RunIndex, now_ms: int, failures: list[ReplyError]) -> Procedure[bool]:
+def _ask_once(index: RunIndex, now_ms: int, rotates: bool, failures: list[ReplyError]) -> Procedure[bool]:
     """Send the requests of one poll. Returns whether what was known is up to date."""
-    known = index.known(now_ms, at_most=_FEW_REQUESTS)
+    known = index.known_by_one(now_ms)
+    index.reads_changes = known is None and not index.capabilities.is_plain
     yield from _ask_all(index, index.new(now_ms), failures)
     if known == []:
         return True
     if _is_hopeless(failures):
         return False
     refusal = None
-    if known is None and index.since_ms and not index.capabilities.is_plain:
+    if index.reads_changes and index.up_to_date_ms:
         try:
-            known = yield from _read_changes(index, now_ms)
+            to_ask = yield from _read_changes(index)
         except RequestRefused as error:
             if not is_about_filter(error):
                 failures.append(error)
@@ -124,8 +130,13 @@ def _ask_once(index: RunIndex, now_ms: int, failures: list[ReplyError]) -> Proce
         except ReplyError as error:
             failures.append(error)
             return False
+        else:
+            if to_ask is not None:
+                known = batches_of(to_ask, index.capabilities, now_ms)
+                if rotates:
+                    known += index.next_batch(now_ms)
     if known is None:
-        known = index.known(now_ms) or []
+        known = index.known(now_ms)
     before = len(failures)
     yield from _ask_all(index, known, failures)
     if refusal and len(failures) == before:
@@ -133,16 +144,24 @@ def _ask_once(index: RunIndex, now_ms: int, failures: list[ReplyError]) -> Proce
     return len(failures) == before
 
 
-def _read_changes(index: RunIndex, now_ms: int) -> Procedure[list[Batch] | None]:
-    """Take the runs changed since W. Returns what is left to ask for; None if there are too many changes to read."""
-    page = yield from calls.list_runs(f"updatedAt>={index.since_ms}", order="-updatedAt")
-    to_ask = index.take_changes(page.items)
-    for _ in range(_FEW_REQUESTS + index.size // BATCH_SIZE // 16):
-        if not page.next_href:
-            return [*batches_of(to_ask, index.capabilities, now_ms), *index.next_batch(now_ms)]
-        page = yield from following_page(page)
+def _read_changes(index: RunIndex) -> Procedure[dict[PendingRun, None] | None]:
+    """Take the runs that have changed. Returns those to ask for; None if there are too many changes to read."""
+    page = yield from calls.list_runs(f"updatedAt>={index.up_to_date_ms - OVERLAP_MS}", order="-updatedAt")
+    to_ask: dict[PendingRun, None] = {}
+    stamps: list[int] = []
+    for left in reversed(range(_FEW_PAGES + index.size // BATCH_SIZE // 4)):
         to_ask |= index.take_changes(page.items)
+        stamps += [milliseconds(item, "updatedAt") for item in page.items]
+        if not page.next_href or _reaches_back(stamps, index.up_to_date_ms - RECENT_MS):
+            return to_ask
+        if left:
+            page = yield from following_page(page)
     return None
+
+
+def _reaches_back(stamps: Sequence[int], to_ms: int) -> bool:
+    """Whether the first pages of a list, newest first, hold all since then and a hundred; if it is in that order."""
+    return len(stamps) >= PAGE_ITEMS and stamps[-1] < to_ms and list(stamps) == sorted(stamps, reverse=True)
 
 
 def _ask_all(index: RunIndex, batches: Iterable[Batch], failures: list[ReplyError]) -> Procedure[None]:
@@ -175,14 +194,15 @@ def _ask(index: RunIndex, batch: Batch) -> Procedure[None]:
     except RequestRefused as refusal:
         if batch.whole or not is_about_filter(refusal):
             raise
-        if len(batch) == 1:
+        if len(batch) == 1 and not batch.by_dataflow:
             if refusal.number is None:
                 raise  # perhaps about something else altogether, so that it alone ends no wait
             index.fail(batch, refusal)
             return
         for half in batch.halves():
-            yield from _ask(index, half)
-        if len(batch) == 2 and not any(each.error for each in batch):
+            if len(half):
+                yield from _ask(index, half)
+        if len(batch) == 2 and not batch.by_dataflow and not any(each.error for each in batch):
             index.capabilities.ask_singly(refusal)
             raise _BatchRefused from None
     else:

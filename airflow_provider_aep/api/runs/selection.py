@@ -87,6 +87,13 @@ class NoRun(NamedTuple):
     is_slot: bool
 
 
+def why_slot_passed(*, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int) -> str:
+    """That the next slot has come, for a wait that has no run yet; "" before. Nobody has to be asked for that."""
+    if until_ms is None or now_ms < until_ms + visibility_ms:
+        return ""
+    return f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come"
+
+
 def why_no_run(
     dataflow: Dataflow, *, since_ms: int, until_ms: int | None, now_ms: int, visibility_ms: int
 ) -> NoRun | None:
@@ -94,8 +101,9 @@ def why_no_run(
 
     Worker and triggerer both decide by it, but not about a run under way, which is waited for in any case.
     """
-    if until_ms is not None and now_ms >= until_ms + visibility_ms:
-        return NoRun(f"Adobe has made no run for the slot of {when(since_ms)}, and the next slot has come", True)
+    passed = why_slot_passed(since_ms=since_ms, until_ms=until_ms, now_ms=now_ms, visibility_ms=visibility_ms)
+    if passed:
+        return NoRun(passed, True)
     if dataflow.state == VANISHING:
         return NoRun("it is being deleted", False)
     if dataflow.state in ("disabled", "disabling"):
@@ -116,20 +124,35 @@ class RunObservation(NamedTuple):
 
 
 def observe_run(
-    dataflow_id: DataflowId, select: Callable[[Dataflow], RunSelector], *, visibility_ms: int
+    dataflow_id: DataflowId,
+    select: Callable[[Dataflow], RunSelector],
+    *,
+    visibility_ms: int,
+    known: Dataflow | None = None,
 ) -> Procedure[RunObservation]:
     """Look once at a dataflow and the run of it that `select` means; lists may show a run `visibility_ms` late.
+
+    If the dataflow is `known` from an earlier look, that is one request for its runs; only if they, or the time, decide
+    anything is the dataflow read again.
 
     Raises:
         EntityNotFound: Adobe knows no such dataflow, so no run will come.
     """
+    if known:
+        selector = select(known)
+        since_ms, until_ms = selector.since_ms, selector.until_ms
+        run = yield from find_run(dataflow_id, since_ms=since_ms, until_ms=until_ms)
+        now_ms: int = yield ServerTime()  # after the first reply, before which a session knows this machine's time only
+        no_run = why_no_run(known, since_ms=since_ms, until_ms=until_ms, now_ms=now_ms, visibility_ms=visibility_ms)
+        if not (run or no_run or selector.missing):
+            return RunObservation(known, selector)
     dataflow = yield from calls.get_dataflow(dataflow_id)
     selector = select(dataflow)
     since_ms, until_ms = selector.since_ms, selector.until_ms
     if selector.missing:
         run = (yield from find_run(dataflow_id, since_ms=since_ms, until_ms=until_ms)) if until_ms else None
         return RunObservation(dataflow, selector, run, None if run else NoRun(selector.missing, is_slot=True))
-    now_ms: int = yield ServerTime()  # before the runs are read, so that none is overlooked between the two
+    now_ms = yield ServerTime()  # before the runs are read, so that none is overlooked between the two
     run = yield from find_run(dataflow_id, since_ms=since_ms, until_ms=until_ms)
     if run:
         return RunObservation(dataflow, selector, run)
