@@ -120,6 +120,7 @@ class RunWait:
         self.rerun_failed: int = getattr(task, "rerun_failed", 0)
         self.what_next: str = getattr(task, "what_next", WHAT_NEXT)
         self.seen: FlowRun | None = None
+        self._logged_line: tuple[int, str] | None = None
         self.selector: RunSelector | None = None
         self._schedule: list[int | None] | None = None
         self._is_deferrable: bool = task.deferrable
@@ -200,9 +201,9 @@ class RunWait:
 
         if run is None:
             return
-        if (run.id, run.raw_status, run.outcome) != self._last_seen():
-            level, text = state_line(run)
-            log.log(level, "%s", text)
+        if (line := state_line(run)) != self._logged_line:
+            log.log(line[0], "%s", line[1])
+            self._logged_line = line
         if run.id != self.run_id:
             self._keep("run", run.id)
         self.run_id, self.seen = run.id, run
@@ -286,11 +287,7 @@ class RunWait:
         self._outage = outage
 
     def _keep(self, what: str, text: str) -> None:
-        """Keep a text for the next poke.
-
-        Without Airflow's store each poke finds the earliest run again, which is the same one unless Adobe lists an
-        earlier one late, and logs an outage again.
-        """
+        """Keep a text for the next poke; without a store that finds the earliest run again, and logs an outage again."""
         if self._memory is not None:
             self._memory.set(self._key(what), text)
 
@@ -300,9 +297,6 @@ class RunWait:
 
     def _key(self, what: str) -> str:
         return f"aep_{what}_{self.dataflow_id}_{self.after_ms}"
-
-    def _last_seen(self) -> tuple[str, str, str] | None:
-        return (self.seen.id, self.seen.raw_status, self.seen.outcome) if self.seen else None
 
     def __str__(self) -> str:
         """For a log: which run it waits for, as far as that is known."""
