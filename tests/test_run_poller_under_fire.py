@@ -84,7 +84,7 @@ def test_each_wait_ends_once_with_its_own_run(
         faults.status("GET /runs", 429, retry_after="150", times=3)
         await asyncio.sleep(120)
         night.secret = "p8e-the-next-secret"
-        object.__setattr__(platform.options, "client_secrets", (night.secret,))
+        platform.set_client_secrets(night.secret)
         platform.expire_tokens()
         await asyncio.sleep(120)
         faults.clear()
