@@ -442,7 +442,6 @@ def test_names_cannot_make_folders() -> None:
         s3(file_type="CSV"),
         s3(compression="gzip"),
     ],
-    ids=str,
 )
 def test_bad_places_and_formats_are_refused_and_nothing_is_written(tmp_path: Path, place: Place) -> None:
     with pytest.raises(ValueError, match=r"=|needs a bucket"):
