@@ -149,7 +149,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
                 if time.time() >= deadline:
                     raise WaitTimeout(f"the wait has timed out: {early}") from early
                 pause = early.retry_after_seconds or self.poke_interval
-                self.log.info("%s; asking again in %.0f s", early, pause)
+                self.log.info("Adobe is not ready to run the dataflow; asking again in %.0f s: %s", pause, early)
                 self._pause_until(min(deadline, time.time() + pause), deadline)
         if not self.wait_for_completion:
             return result
@@ -188,6 +188,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
         dataflow_id = DataflowId(entity_id("dataflow_id", self.dataflow_id))
         wanted = () if self.dataset_ids is None else dataset_ids(self.dataset_ids)
         settings = self.hook().settings()
+        self.show_links(context, dataflow_id, settings=settings)
         plan = self.perform(plan_run(dataflow_id, wanted))
         runs = StartedRuns((), is_new=bool(noted))
         if noted:
