@@ -151,6 +151,10 @@ def test_what_changes_or_runs_a_dataflow_shows_it(adobe: ServedAdobe, pages: Non
     assert pushed[2] == dataflow
 
 
+def run_now(**arguments: Any) -> AepRunDataflowOperator:
+    return AepRunDataflowOperator(task_id="run", **arguments)
+
+
 def test_a_run_that_cannot_start_shows_its_dataflow(adobe: ServedAdobe, pages: None) -> None:
     """While it waits for a new dataflow to be ready, and where it is refused: whoever looks goes there first."""
     flow = adobe.dataflow("linked and too new")
@@ -158,7 +162,7 @@ def test_a_run_that_cannot_start_shows_its_dataflow(adobe: ServedAdobe, pages: N
         if change:
             change(flow)
         about = context()
-        end = ended(AepRunDataflowOperator, about, task_id="run", dataflow_id=flow, timeout=0.1)
+        end = ended(run_now, about, dataflow_id=flow, timeout=0.1)
         assert (end.state, about["ti"].pushed) == (state, {DATAFLOW.xcom_key: f"https://ui/prod/{flow}"})
 
 

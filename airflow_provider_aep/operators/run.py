@@ -70,8 +70,9 @@ class AepRunDataflowOperator(AepWaitingOperator):
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
     :param deferrable: wait in the triggerer, for Adobe to be ready too; default `[operators] default_deferrable`
-    :param poke_interval: the longest time between two polls, in seconds
-    :param timeout: seconds until the wait fails, for Adobe to be ready too; Airflow retries it then
+    :param poke_interval: the longest time between two polls; a timedelta or a number of seconds
+    :param timeout: a timedelta or a number of seconds until the wait fails, for Adobe to be ready too; Airflow retries
+        it then
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
