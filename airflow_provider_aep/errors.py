@@ -218,13 +218,13 @@ class AdhocRefused(RequestRefused):
     """Adobe has not allow-listed this kind of storage for ad hoc runs in the organisation. Adobe's move."""
 
     advice = (
-        "Adobe has not allow-listed this storage for runs on request in your organisation, and only Adobe can: ask "
-        "your Adobe contact; runs by schedule are not concerned"
+        "Adobe has not allow-listed this storage for ad hoc runs in your organisation, and only Adobe can: ask "
+        "your Adobe contact; scheduled runs are not concerned"
     )
 
 
 class NotReady(ReplyError):
-    """Nothing can be run on request yet, mostly since the dataflow is too new, and nothing was started.
+    """No ad hoc run can start yet, mostly since the dataflow is too new, and nothing was started.
 
     Nobody's move: another try is worth while after `retry_after_seconds`.
     """

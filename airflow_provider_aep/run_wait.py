@@ -167,7 +167,7 @@ class RunWait:
             seconds = early.retry_after_seconds or self.poll_seconds
             self._ask_again_at = time.time() + seconds
             if not self._not_ready:
-                log.info("%s; asking again in %.0f s", early, seconds)
+                log.info("Adobe is not ready to run the dataflow; asking again in %.0f s: %s", seconds, early)
             self._not_ready = str(early)
             return None
         except PlatformUnavailable as outage:
@@ -270,6 +270,7 @@ class RunWait:
             log.warning("%s; waiting for that one (on_missing='next')", text)
             self._next_ms = following
         elif self.on_missing == "skip":
+            log.info("%s", text)  # Airflow's web page folds its own line about a skip away
             raise AirflowSkipException(f"{text} (on_missing='skip')")
         else:
             raise AirflowFailException(f"{text} (on_missing={self.on_missing!r})")
@@ -287,7 +288,7 @@ class RunWait:
         self._outage = outage
 
     def _keep(self, what: str, text: str) -> None:
-        """Keep a text for the next poke; without a store that finds the earliest run again, and logs an outage again."""
+        """Keep a text for the next poke; without a store that finds the earliest run and logs an outage again."""
         if self._memory is not None:
             self._memory.set(self._key(what), text)
 

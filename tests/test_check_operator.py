@@ -26,7 +26,7 @@ from tests.airflow_places import AirflowFailException
 from tests.dag_runs import Finished
 from tests.tasks import context, ended, later
 from tests.test_readme import table as table_of
-from tests.test_sensors import MODES, scheduled, sensor
+from tests.test_sensors import GONE, MODES, scheduled, sensor
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RunDag = Callable[..., Finished]
@@ -125,7 +125,8 @@ def test_what_a_problem_does_to_the_task(
     assert [(row["dataflow_id"], row["problems"]) for row in rows] == [(bad, ["ending"]), (good, [])]
     log = printed(capfd)
     told = log if state == "success" else end.message
-    assert f"problems with 1 of 2 dataset exports of sandbox 'prod' (1 ending): dataflow '{name} bad' ({bad}): " in told
+    assert "problems with 1 of 2 dataset exports of sandbox 'prod' (1 ending):\n" in told
+    assert f"\ndataflow '{name} bad' ({bad}): " in told
     lines = log.partition("the exports:\n")[2].splitlines()
     assert lines[0].split() == ["problems", "dataflow", "ID", "state", "ends", "last", "run", "outcome"]
     assert [line.split()[0] for line in lines[1:3]] == ["ending", "none"], "problems first"
@@ -147,6 +148,18 @@ def test_no_export_at_all_is_a_problem(on_problem: Any, state: str, adobe: Serve
     assert end.message == ("" if state == "success" else told)
 
 
+def test_a_skip_says_why_in_the_log(adobe: ServedAdobe, capfd: pytest.CaptureFixture[str]) -> None:
+    """Airflow's web page folds its own line about a skip away. A table without a row says nothing."""
+    for given, why in (
+        ({"dataflow_ids": GONE}, f"dataflow {GONE}: is unknown to Adobe"),
+        ({"name_pattern": "no*"}, "no*"),
+    ):
+        assert ended(check, context(), on_problem="skip", **given).state == "skipped"
+        log = printed(capfd)
+        assert why in log
+        assert ("the exports:" in log) == ("dataflow_ids" in given)
+
+
 def test_ids_come_as_an_id_several_or_what_set_ups_return(adobe: ServedAdobe) -> None:
     one, two = adobe.dataflow("health: one"), adobe.dataflow("health: two")
     result = {"dataflow_id": one, "dataset_ids": ["x"]}
@@ -160,10 +173,10 @@ def test_a_message_names_twenty_and_counts_the_rest() -> None:
     row = {"name": "n", "dataflow_id": "i", "problems": ["failed", "ending"], "details": ["has failed", "will end"]}
     told = summary_text([row] * 25, "prod", None)
     assert told.startswith(
-        "problems with 25 of 25 dataset exports of sandbox 'prod' (25 failed, 25 ending): dataflow 'n'"
+        "problems with 25 of 25 dataset exports of sandbox 'prod' (25 failed, 25 ending):\ndataflow 'n'"
     )
     assert told.count("dataflow 'n' (i): has failed; will end") == 20
-    assert told.endswith(". 5 more stand in the log's table")
+    assert told.endswith("\n5 more stand in the log's table")
 
 
 def test_the_table_of_nothing_has_a_head() -> None:

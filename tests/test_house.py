@@ -82,6 +82,7 @@ TABLE: dict[str, set[str]] = {
         "api.queries",
         "api.runs.newest",
         "api.runs.poll",
+        "api.runs.selection",
         "api.runs.slots",
         "api.provisioning.extend",
         "api.provisioning.owner",

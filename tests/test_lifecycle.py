@@ -89,7 +89,9 @@ def test_a_wrong_id_is_refused_when_the_dag_is_parsed(make: Any, wrong: Any) -> 
 
 
 @pytest.mark.parametrize("by", ["dataflow_id", "name"])
-def test_an_export_is_deleted_and_then_gone(by: str, adobe: ServedAdobe, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_export_is_deleted_and_then_gone(
+    by: str, adobe: ServedAdobe, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     name = f"deleted by {by}"
     flow = adobe.dataflow(name)
     assert left(adobe, name) == ["sourceConnections", "targetConnections", "flows"]
@@ -100,6 +102,9 @@ def test_an_export_is_deleted_and_then_gone(by: str, adobe: ServedAdobe, caplog:
     assert end.result["deleted"][0]["id"] == flow
     assert end.result["kept"] == []
     assert left(adobe, name) == []
+    printed = capfd.readouterr()  # where Airflow's own loggers write
+    summary = ", ".join(f"{each['kind']} {each['id']}" for each in end.result["deleted"])
+    assert f"deleted: {summary}; kept: nothing" in printed.out + printed.err
     for each in end.result["deleted"]:
         assert f"deleted {each['kind']} {each['id']}" in caplog.text
     with caplog.at_level(logging.INFO):

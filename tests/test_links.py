@@ -138,7 +138,7 @@ def test_no_link_fails_a_task(adobe: ServedAdobe, pages: None, caplog: pytest.Lo
 
 def test_what_changes_or_runs_a_dataflow_shows_it(adobe: ServedAdobe, pages: None) -> None:
     flow = adobe.dataflow("linked life")
-    adobe.advance(700)  # until it can be run on request
+    adobe.advance(700)  # until Adobe takes ad hoc runs of it
     pushed: list[dict[str, Any]] = []
     for operator in (AepDisableDataflowOperator, AepEnableDataflowOperator, AepRunDataflowOperator):
         about = context()
@@ -149,6 +149,21 @@ def test_what_changes_or_runs_a_dataflow_shows_it(adobe: ServedAdobe, pages: Non
     assert pushed[:2] == [dataflow, dataflow]
     assert pushed[2].pop(RUN.xcom_key).startswith(f"https://ui/prod/{flow}/")
     assert pushed[2] == dataflow
+
+
+def run_now(**arguments: Any) -> AepRunDataflowOperator:
+    return AepRunDataflowOperator(task_id="run", **arguments)
+
+
+def test_a_run_that_cannot_start_shows_its_dataflow(adobe: ServedAdobe, pages: None) -> None:
+    """While it waits for a new dataflow to be ready, and where it is refused: whoever looks goes there first."""
+    flow = adobe.dataflow("linked and too new")
+    for state, change in (("retried", None), ("failed", adobe.disable)):
+        if change:
+            change(flow)
+        about = context()
+        end = ended(run_now, about, dataflow_id=flow, timeout=0.1)
+        assert (end.state, about["ti"].pushed) == (state, {DATAFLOW.xcom_key: f"https://ui/prod/{flow}"})
 
 
 @contextlib.contextmanager

@@ -418,14 +418,14 @@ def _partial_run(stage: Stage) -> str:
     return stage.failure(lambda: stage.wait(flow))
 
 
-# -- runs on request ------------------------------------------------------------------------------------------------
+# -- ad hoc runs ------------------------------------------------------------------------------------------------------
 
 
 def _run_now(flow: str, **arguments: Any) -> Any:
     return AepRunDataflowOperator(task_id="run", dataflow_id=flow, **arguments).execute(context())
 
 
-@provokes("… not ready for dataset export, …; asking again in … s")
+@provokes("Adobe is not ready to run the dataflow; asking again in … s: …")
 def _not_ready(stage: Stage) -> str:
     flow = stage.adobe.dataflow("messages: not ready")
     return stage.logged(lambda: stage.failure(lambda: _run_now(flow, timeout=0.5)))
@@ -453,7 +453,7 @@ def _not_allow_listed(stage: Stage) -> str:
     return stage.failure(lambda: _run_now(flow))
 
 
-@provokes("…; taking that run, which may be of other datasets")
+@provokes("dataflow … is running already; taking that run, which may be of other datasets: …")
 def _running_already(stage: Stage) -> str:
     flow = stage.adobe.dataflow("messages: running already")
     stage.adobe.advance(600)
@@ -661,7 +661,7 @@ def test_an_error_of_a_run_is_told_once(code: str, message: str, told: str) -> N
 # -- the health of exports --------------------------------------------------------------------------------------------
 
 
-@provokes("problems with … of … of sandbox … (…): …")
+@provokes("problems with … of … of sandbox … (…):")
 def _problems(stage: Stage) -> str:
     flow = stage.adobe.dataflow("messages: disabled and checked")
     stage.adobe.disable(flow)

@@ -168,7 +168,7 @@ def test_what_another_dataflow_uses_stays(shared: str, by: str, refusal_only: bo
     if refusal_only:
         assert f"FLOW-1447-400 Active flows ['{other}'] contain the id" in kept[own[shared]]
     else:
-        assert kept[own[shared]] == f"dataflow 'another' ({other}) uses it"
+        assert kept[own[shared]] == f"used by dataflow 'another' ({other})"
     assert ids.base_connection_id in kept
     assert own.keys() - {shared} != {*kept}
     flow = adobe.the("flows")
@@ -177,12 +177,22 @@ def test_what_another_dataflow_uses_stays(shared: str, by: str, refusal_only: bo
     }
 
 
+def test_of_many_users_three_are_told() -> None:
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    for number in range(5):
+        adobe.task(desired(f"dag.other {number}"))
+    _, kept = only(remove(adobe, ids.dataflow_id, with_base_connection=True))
+    told = kept[ids.base_connection_id]
+    assert (told.count("target connection"), told.endswith(" and 2 more")) == (3, True)
+
+
 def test_a_login_that_another_export_uses_stays_as_it_was() -> None:
     adobe = Adobe()
     ids, other = adobe.task(desired()), adobe.task(desired("dag.other"))
     before = dict(adobe.the("connections"))
     _, kept = only(remove(adobe, ids.dataflow_id, with_base_connection=True))
-    reason = f"target connection 'dag.other' ({other.target_connection_id}) uses it"
+    reason = f"used by target connection 'dag.other' ({other.target_connection_id})"
     assert kept == {ids.base_connection_id: reason}
     assert adobe.the("connections") == before
     deleted, kept = only(remove(adobe, other.dataflow_id, with_base_connection=True))

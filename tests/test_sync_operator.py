@@ -75,7 +75,7 @@ def test_a_list_comes_true_and_tells_what_is_there(adobe: ServedAdobe) -> None:
         *("sandbox_name", "name", "action", "dataset_ids", "dataflow_id"),
         *("base_connection_id", "source_connection_id", "target_connection_id"),
     }
-    assert pushed == {"failed": [], "removed": []}
+    assert pushed == {"failed": [], "pruned": []}
     adobe.line.sent.clear()
     again, _ = syncs(export("list a"), export("list b", sandbox_name="dev", dataset_ids=[DATASET, OTHER_DATASET]))
     assert again.result == [{**row, "action": "keep"} for row in done.result]
@@ -140,22 +140,22 @@ def test_what_left_the_list_is_pruned(adobe: ServedAdobe) -> None:
     done, _ = syncs(export("prune a"), export("prune b"), task_id="prune")
     done, pushed = syncs(export("prune a"), task_id="prune", prune=True)
     assert [row["name"] for row in done.result] == ["prune a"]
-    (removed,) = pushed["removed"]
-    assert (removed["sandbox_name"], removed["name"]) == ("prod", "prune b")
+    (pruned,) = pushed["pruned"]
+    assert (pruned["sandbox_name"], pruned["name"]) == ("prod", "prune b")
     with pytest.raises(
         InvalidTaskArgument, match=r"exports = \[\]: with prune=True, removes every export of this task"
     ):
         AepSyncExportsOperator(task_id="prune", exports=[], prune=True)
     done, pushed = syncs(task_id="prune", prune=True, allow_empty=True)
-    assert (done.result, [row["name"] for row in pushed["removed"]]) == ([], ["prune a"])
+    assert (done.result, [row["name"] for row in pushed["pruned"]]) == ([], ["prune a"])
 
 
 def test_a_sandbox_that_left_the_list_is_named_to_be_pruned(adobe: ServedAdobe) -> None:
     syncs(export("left", sandbox_name="empty"), task_id="left")
     _, pushed = syncs(export("stays"), task_id="left", prune=True)
-    assert pushed["removed"] == []
+    assert pushed["pruned"] == []
     _, pushed = syncs(export("stays"), task_id="left", prune=True, sandbox_names="empty")
-    assert [row["name"] for row in pushed["removed"]] == ["left"]
+    assert [row["name"] for row in pushed["pruned"]] == ["left"]
 
 
 def test_a_task_that_was_told_to_stop_does_not_end_as_a_success(adobe: ServedAdobe) -> None:

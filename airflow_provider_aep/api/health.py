@@ -20,6 +20,7 @@ from airflow_provider_aep.api.provisioning.owner import is_managed, is_supersede
 from airflow_provider_aep.api.queries import all_items
 from airflow_provider_aep.api.runs.newest import newest_runs
 from airflow_provider_aep.api.runs.poll import is_about_filter
+from airflow_provider_aep.api.runs.selection import WHERE_TO_ENABLE
 from airflow_provider_aep.api.runs.slots import Calendar, when
 from airflow_provider_aep.destinations import DESTINATIONS
 from airflow_provider_aep.errors import EntityNotFound, FlowRunFailed, InvalidArgument, RequestRefused, VersionConflict
@@ -264,7 +265,8 @@ def _problems(health: DataflowHealth, rules: HealthRules, now_ms: int) -> Iterab
     empty = _empty_runs(runs)
     if rules.empty_runs and len(empty) >= rules.empty_runs:
         since = when(empty[rules.empty_runs - 1].created_ms)
-        yield HealthProblem("empty", f"has exported nothing in its last {rules.empty_runs} runs, since {since}")
+        runs_told = "run" if rules.empty_runs == 1 else f"{rules.empty_runs} runs"
+        yield HealthProblem("empty", f"has exported nothing in its last {runs_told}, since {since}")
     if not health.is_named and not is_managed(dataflow):
         yield HealthProblem("unmanaged", "was not made by this provider, so no DAG keeps it as it should be")
 
@@ -282,9 +284,7 @@ def _standing(health: DataflowHealth, rules: HealthRules, now_ms: int) -> Iterab
     has_run_once = _is_one_time(dataflow) and any(run.has_ended for run in health.runs)
     if dataflow.state not in _AT_WORK and not has_run_once:
         told = "disabled" if dataflow.state in ("disabled", "disabling") else f"in the state {dataflow.state!r}"
-        yield HealthProblem(
-            "disabled", f"is {told}, so it exports nothing: enable it in Adobe's UI, or set if_exists='update'"
-        )
+        yield HealthProblem("disabled", f"is {told}, so it exports nothing: enable it {WHERE_TO_ENABLE}")
     if _ends_soon(dataflow, rules, now_ms):
         refused = f"; its end cannot be moved: {health.refusal}" if health.refusal else ""
         end = when(_end_seconds(dataflow) * 1000)

@@ -39,7 +39,7 @@ class Options:
     """Rows that arrive in every dataset for each emulated hour."""
     adhoc_ready_seconds: float = 600
     adhoc_allowed: bool = True
-    """Whether Adobe has allow-listed the storage for runs on request."""
+    """Whether Adobe has allow-listed the storage for ad hoc runs."""
     run_seconds: float = 120
     run_start_seconds: float = 5
     """From a schedule's slot to the run that it starts."""

@@ -116,7 +116,8 @@ class AepCheckDataflowsOperator(AepOperator):
         ids = () if self.dataflow_ids is None else dataflow_ids(self.dataflow_ids)
         healths = self.perform(check_dataflows(rules, dataflow_ids=ids, name_pattern=self.name_pattern or ""))
         rows = [each.summary() for each in healths]
-        self.log.info("%s", table(rows))
+        if rows:
+            self.log.info("%s", table(rows))
         told = summary_text(rows, self.hook().settings().sandbox_name, self.name_pattern)
         if any(row["problems"] for row in rows) or not rows:
             self._end(context, rows, told)
@@ -128,13 +129,15 @@ class AepCheckDataflowsOperator(AepOperator):
         if self.on_problem == "warn":
             self.log.warning("%s", told)
             return
+        if self.on_problem == "skip":
+            self.log.info("%s", told)  # Airflow's web page folds its own line about a skip away
         if self.do_xcom_push:
             context["ti"].xcom_push(key="return_value", value=rows)
         raise AirflowSkipException(told) if self.on_problem == "skip" else AirflowFailException(told)
 
 
 def summary_text(rows: Sequence[Mapping[str, Any]], sandbox_name: str, name_pattern: str | None) -> str:
-    """ "problems with 2 of 14 dataset exports of sandbox 'prod' (1 ended, 1 failed): dataflow 'nightly' (…): …"."""
+    """ "problems with 2 of 14 dataset exports of sandbox 'prod' (1 ended, 1 failed):", and a line for each of them."""
     if not rows:
         named = f" of a name like {name_pattern!r}" if name_pattern else ""
         return f"there is no dataset export{named} in sandbox {sandbox_name!r}"
@@ -144,12 +147,14 @@ def summary_text(rows: Sequence[Mapping[str, Any]], sandbox_name: str, name_patt
         return f"no problem with {where}"
     counts = Counter(word for row in bad for word in row["problems"])
     words = ", ".join(f"{count} {word}" for word, count in counts.items())
-    sentences = [
-        f"dataflow {row['name']!r} ({row['dataflow_id']}): {'; '.join(row['details'])}" for row in bad[:_MOST_TOLD]
-    ]
+    lines = [f"dataflow {_named(row)}: {'; '.join(row['details'])}" for row in bad[:_MOST_TOLD]]
     if len(bad) > _MOST_TOLD:
-        sentences.append(f"{len(bad) - _MOST_TOLD} more stand in the log's table")
-    return f"problems with {len(bad)} of {where} ({words}): " + ". ".join(sentences)
+        lines.append(f"{len(bad) - _MOST_TOLD} more stand in the log's table")
+    return "\n".join([f"problems with {len(bad)} of {where} ({words}):", *lines])
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['name']!r} ({row['dataflow_id']})" if row["name"] else str(row["dataflow_id"])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -42,7 +42,8 @@ class AepListDatasetsOperator(AepOperator):
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
-    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataset_ids", "names", "name_pattern")
+    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "dataset_ids", "names", "name_pattern", "options")
+    shown_options = ("on_empty",)
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class AepListDatasetsOperator(AepOperator):
         hook = self.hook()
         found = hook.list_datasets(dataset_ids=self.dataset_ids, names=self.names, name_pattern=self.name_pattern)
         self.check_not_killed()
-        self.log.info("%d datasets found", len(found))
+        self.log.info("found %d dataset%s", len(found), "" if len(found) == 1 else "s")
         if not found and self.on_empty != "succeed":
             what = f"name_pattern = {self.name_pattern!r}: no matching dataset" if self.name_pattern else "no dataset"
             sandbox_name = hook.settings().sandbox_name

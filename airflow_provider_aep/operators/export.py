@@ -60,8 +60,9 @@ class AepExportDatasetsOperator(AepSetupOperator, AepWaitingOperator):
     :param on_failed, on_partial, on_empty: see `AepDataflowRunSensor`
     :param rerun_failed: see `AepDataflowRunSensor`
     :param deferrable: wait in the triggerer; default `[operators] default_deferrable`
-    :param poke_interval: the longest time between two polls, in seconds; see `AepDataflowRunSensor`
-    :param timeout: seconds until the wait fails; a first run may take hours to start
+    :param poke_interval: the longest time between two polls, a timedelta or a number of seconds; see
+        `AepDataflowRunSensor`
+    :param timeout: a timedelta or a number of seconds until the wait fails; a first run may take hours to start
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 

@@ -164,6 +164,7 @@ class AepDeleteExportOperator(AepOperator):
         else:
             name = entity_name("name", self.name)
             removal = self.perform(remove_exports_named(name, policy, with_base_connection=with_login))
-        self.log.info("%d deleted, %d kept", len(removal.deleted), len(removal.kept))
         result: dict[str, list[dict[str, str]]] = removal.as_data()
+        deleted, kept = (", ".join(f"{each['kind']} {each['id']}" for each in result[key]) for key in result)
+        self.log.info("deleted: %s; kept: %s", deleted or "nothing", kept or "nothing")
         return result

@@ -70,8 +70,9 @@ class AepRunDataflowOperator(AepWaitingOperator):
     :param on_partial: the same for a success with errors or failed records; default "fail"
     :param on_empty: the same for a success without any record; default "succeed"
     :param deferrable: wait in the triggerer, for Adobe to be ready too; default `[operators] default_deferrable`
-    :param poke_interval: the longest time between two polls, in seconds
-    :param timeout: seconds until the wait fails, for Adobe to be ready too; Airflow retries it then
+    :param poke_interval: the longest time between two polls; a timedelta or a number of seconds
+    :param timeout: a timedelta or a number of seconds until the wait fails, for Adobe to be ready too; Airflow retries
+        it then
     :param aep_conn_id: Airflow connection of type `aep` (templated)
     :param sandbox_name: instead of the connection's (templated)
 
@@ -149,7 +150,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
                 if time.time() >= deadline:
                     raise WaitTimeout(f"the wait has timed out: {early}") from early
                 pause = early.retry_after_seconds or self.poke_interval
-                self.log.info("%s; asking again in %.0f s", early, pause)
+                self.log.info("Adobe is not ready to run the dataflow; asking again in %.0f s: %s", pause, early)
                 self._pause_until(min(deadline, time.time() + pause), deadline)
         if not self.wait_for_completion:
             return result
@@ -188,6 +189,7 @@ class AepRunDataflowOperator(AepWaitingOperator):
         dataflow_id = DataflowId(entity_id("dataflow_id", self.dataflow_id))
         wanted = () if self.dataset_ids is None else dataset_ids(self.dataset_ids)
         settings = self.hook().settings()
+        self.show_links(context, dataflow_id, settings=settings)
         plan = self.perform(plan_run(dataflow_id, wanted))
         runs = StartedRuns((), is_new=bool(noted))
         if noted:

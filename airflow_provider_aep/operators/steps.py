@@ -103,7 +103,8 @@ class AepCreateSourceConnectionOperator(AepSetupOperator):
     https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/export-datasets
     """
 
-    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "dataset_ids")
+    template_fields: Sequence[str] = ("aep_conn_id", "sandbox_name", "name", "dataset_ids", "options")
+    shown_options = ("if_exists",)
 
     def __init__(self, *, dataset_ids: Datasets, **kwargs: Any) -> None:
         super().__init__(**kwargs)

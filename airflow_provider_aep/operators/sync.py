@@ -46,7 +46,7 @@ class AepSyncExportsOperator(AepOperator):
 
     Returns one dict for each export, in the order of the list: {"sandbox_name", "name", "action" ("create", "change"
     or "keep"), "base_connection_id", "source_connection_id", "target_connection_id", "dataflow_id", "dataset_ids"};
-    and under the XCom keys `failed` and `removed` what has failed ({"sandbox_name", "name", "error"}) and what has been
+    and under the XCom keys `failed` and `pruned` what has failed ({"sandbox_name", "name", "error"}) and what has been
     pruned ({"sandbox_name", "name", "dataflow_id"}). With `plan_only` the plan: [{"sandbox_name", "name", "action",
     "why", "dataflow_id"}].
 
@@ -153,7 +153,7 @@ class AepSyncExportsOperator(AepOperator):
         ]
         if self.do_xcom_push:
             context["ti"].xcom_push(key="failed", value=failed)
-            context["ti"].xcom_push(key="removed", value=outcome.removed)
+            context["ti"].xcom_push(key="pruned", value=outcome.removed)
             if failed:
                 context["ti"].xcom_push(key="return_value", value=rows)
         if failed:

@@ -55,6 +55,7 @@ def write_journal(what: str, parts: Parts, source: SourceConnection | None, poli
     def creation(mark: str) -> Call[Created]:
         return calls.create_source_connection(name, datasets, description=f"{mark}, removes {told}")
 
+    log.info("noting what is to be deleted in a source connection, so that a retry finds it; it is deleted at the end")
     try:
         journal = yield from create(replace(sources_named(name), creation=creation, fits=lambda _found: False), policy)
     except AccessDenied:

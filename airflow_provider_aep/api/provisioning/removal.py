@@ -72,6 +72,7 @@ log = logging.getLogger(__name__)
 JOURNAL_OF_DATAFLOW = journal_name("dataflow ")
 _COLLECTIONS = (DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS)
 _FLOW_SPECS = tuple(each.flow_spec for each in DESTINATIONS.values())
+_MOST_USERS = 3  # told; a login may have a hundred
 _NOT_OURS = "was not made by this provider"
 
 
@@ -296,7 +297,7 @@ def _remove_unused(
         dataflows = yield from dataflows_of(collection, found.id)
         users = [f"dataflow {each.name!r} ({each.id})" for each in dataflows if each.id != but_for]
         if users:
-            return _keep(collection, found.id, f"{', '.join(users)} uses it")
+            return _keep(collection, found.id, _used_by(users))
         try:
             yield from delete_and_wait(collection, found)
         except RequestRefused as refusal:
@@ -329,7 +330,7 @@ def _remove_base(base_id: str, how: _How, *, is_noted: bool) -> Procedure[Remova
         yield from change(BASE_CONNECTIONS, base_id, lambda fresh: _described(fresh, ending=""))
     except EntityNotFound:  # another removal was faster
         return deleted
-    return _keep(BASE_CONNECTIONS, base_id, f"{', '.join(users)} uses it")
+    return _keep(BASE_CONNECTIONS, base_id, _used_by(users))
 
 
 def _retire(base: BaseConnection, policy: SetupPolicy) -> Procedure[list[str]]:
@@ -368,6 +369,11 @@ def _targets_of(base_id: str) -> Procedure[list[str]]:
 def _described(base: BaseConnection, *, ending: str) -> list[dict[str, Any]]:
     description = base.description.removesuffix(RETIRING) + ending
     return [] if description == base.description else [replacement("/description", description)]
+
+
+def _used_by(users: Sequence[str]) -> str:
+    more = f" and {len(users) - _MOST_USERS} more" if len(users) > _MOST_USERS else ""
+    return f"used by {', '.join(users[:_MOST_USERS])}{more}"
 
 
 def _keep(collection: Collection, entity_id: str, reason: str) -> Removal:

@@ -47,7 +47,8 @@ def _ensure(dataflow: DataflowId, state: str, action: Call[None]) -> Procedure[D
     for attempt in range(1, CHANGE_ROUNDS + 1):
         found: Dataflow = yield from _wait(DATAFLOWS, dataflow, _is_steady_or_gone)
         if found.state == state:
-            break
+            log.info("dataflow %r (%s) is %s already", found.name, dataflow, state)
+            return found
         if found.state == VANISHING:
             raise EntityNotFound(str(action), message=f"dataflow {dataflow} is being deleted")
         try:
@@ -63,7 +64,7 @@ def _ensure(dataflow: DataflowId, state: str, action: Call[None]) -> Procedure[D
         else:
             found = yield from _wait(DATAFLOWS, dataflow, lambda entity: entity.state == state)
             break
-    log.info("dataflow %r (%s) is %s", found.name, dataflow, state)
+    log.info("dataflow %r (%s) is %s now", found.name, dataflow, state)
     return found
 
 

@@ -119,7 +119,7 @@ def sync_exports(
         yield from _Application(outcome, policy, is_stopped).perform(send_credentials=send_credentials)
         counts = Counter(row["action"] for row in outcome.rows())
         told = ", ".join(f"{action} {count}" for action, count in counts.items())
-        log.info("done: %s; removed %d, failed %d", told or "nothing", len(outcome.removed), len(outcome.failures))
+        log.info("done: %s; prune %d, failed %d", told or "nothing", len(outcome.removed), len(outcome.failures))
     return outcome
 
 

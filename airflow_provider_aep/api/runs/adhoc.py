@@ -15,7 +15,7 @@ from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.effects import Procedure, ServerTime, Sleep
 from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, DatasetId, FlowRun, FlowRunId
 from airflow_provider_aep.api.queries import keep_looking, list_runs
-from airflow_provider_aep.api.runs.selection import is_meant
+from airflow_provider_aep.api.runs.selection import WHERE_TO_ENABLE, is_meant
 from airflow_provider_aep.api.runs.slots import Calendar, RunSelector, when
 from airflow_provider_aep.api.wire import AdhocRun
 from airflow_provider_aep.errors import (
@@ -31,7 +31,7 @@ from airflow_provider_aep.errors import (
 
 log = logging.getLogger(__name__)
 
-#: How old a dataflow is when Adobe begins to run it on request; it says "wait for 10 minutes".
+#: How old a dataflow is when Adobe begins to run it ad hoc; it says "wait for 10 minutes".
 READY_SECONDS = 600.0
 #: How often a dataflow is asked that is older and still not ready.
 ASK_AGAIN_SECONDS = 60.0
@@ -68,7 +68,7 @@ def plan_run(dataflow_id: DataflowId, dataset_ids: Sequence[DatasetId] = ()) -> 
     dataflow = yield from calls.get_dataflow(dataflow_id)
     called = f"dataflow {dataflow.name!r}"
     if dataflow.state in ("disabled", "disabling", VANISHING):
-        rule = f"{called} is {dataflow.state}, so Adobe does not run it: enable it first"
+        rule = f"{called} is {dataflow.state}, so Adobe does not run it: enable it first, {WHERE_TO_ENABLE}"
         raise InvalidArgument("dataflow_id", dataflow_id, rule)
     known: tuple[DatasetId, ...] = ()
     if dataflow.source_connection_id:
@@ -105,7 +105,8 @@ def start_run(plan: AdhocPlan, *, accept: str, visibility_seconds: float) -> Pro
             early.retry_after_seconds = READY_SECONDS - age if 0 < age < READY_SECONDS else ASK_AGAIN_SECONDS
             raise
         except RunExists as exists:
-            log.warning("%s; taking that run, which may be of other datasets", exists)
+            told = "dataflow %s is running already; taking that run, which may be of other datasets: %s"
+            log.warning(told, dataflow.id, exists)
             found = (yield from runs_since(plan, seconds=0)) if attempt > 1 else ()
             return StartedRuns(found, True) if found else (yield from _existing_run(plan, exists, visibility_seconds))
         except (OutcomeUnknown, UnexpectedReply) as unknown:
@@ -233,6 +234,13 @@ def rerun(
         raise NotReady("ad hoc run", message=message, retry_after_seconds=ASK_AGAIN_SECONDS)
     if run.created_ms < since_ms or run.id in [each.id for each in runs]:
         return Rerun(failed, f"Adobe starts no other than flow run {run.id}, which it says is there already")
+    log.info(
+        "flow run %s takes the place of flow run %s, which has failed (%d of at most %d)",
+        run.id,
+        failed.id,
+        len(runs),
+        at_most,
+    )
     return Rerun(run)
 
 

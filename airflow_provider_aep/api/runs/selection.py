@@ -18,6 +18,9 @@ from airflow_provider_aep.schedules import end_seconds
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: How a reader of a message enables a dataflow.
+WHERE_TO_ENABLE = "in Adobe's UI or with AepEnableDataflowOperator"
+
 #: Seconds between the three tries of a look that Adobe refuses.
 REFUSAL_PAUSES = (1.0, 3.0)
 
@@ -107,7 +110,7 @@ def why_no_run(
     if dataflow.state == VANISHING:
         return NoRun("it is being deleted", False)
     if dataflow.state in ("disabled", "disabling"):
-        return NoRun("it is disabled: enable it in Adobe, or set it up with if_exists='update'", False)
+        return NoRun(f"it is disabled: enable it {WHERE_TO_ENABLE}", False)
     end = end_seconds(dataflow.schedule)
     if until_ms is None and end is not None and now_ms >= end * 1000 + visibility_ms:
         return NoRun(f"it has ended at {when(end * 1000)}: if_exists='update' gives it a later end", False)

@@ -1,4 +1,4 @@
-"""Runs on request, outside a dataflow's schedule.
+"""Ad hoc runs, outside a dataflow's schedule.
 
 Adobe's published reference has the call for audiences only. The variant for datasets, which is emulated here, is known
 from aepp, https://github.com/adobe/aepp.
