@@ -7,8 +7,9 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python;
 demo: .venv/made
 	.venv/bin/python -m airflow_provider_aep.emulator.http.demo
 
+# Three workers, since most tests wait for processes of their own; a file stays with one worker.
 test: .venv/made
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile
 
 year: .venv/made
 	.venv/bin/python -m tests.year
