@@ -25,8 +25,20 @@ PUBLIC_LEAVES = {"destinations", "schedules", "errors"}
 LEAVES = {*PUBLIC_LEAVES, "api.entities", "api.credentials", "api.settings"}
 REQUEST = {*LEAVES, "api.effects", "api.calls"}
 PROVISIONING = (
-    *("owner", "policy", "resource", "state", "desired", "drift", "lease", "ensure", "inventory", "observed", "export"),
-    *("journal", "removal", "plan", "sync", "extend"),
+    *(
+        "owner",
+        "policy",
+        "retirement",
+        "resource",
+        "state",
+        "desired",
+        "drift",
+        "lease",
+        "ensure",
+        "inventory",
+        "observed",
+    ),
+    *("export", "journal", "removal", "plan", "sync", "extend"),
 )
 OPERATORS = ("check", "datasets", "export", "lifecycle", "run", "steps", "sync")
 TABLE: dict[str, set[str]] = {

@@ -76,6 +76,7 @@ class Task:
     desired: DesiredExport
     policy: SetupPolicy
     way: str
+    tries: int = 1
     outcome: Any = None
     actors: list[Actor] = field(default_factory=list)
 
@@ -121,12 +122,14 @@ def race(
     chance: random.Random,
     *,
     deaths: int = 0,
-    retried: bool = True,
+    retried: float = 1,
     ghosts: int = 0,
+    tries: int = 1,
     until: Callable[[list[Task]], bool] = lambda _ended: False,
 ) -> list[Task]:
     """Run tasks until all have ended, or until `until` says so of those that have; gives back those not killed.
 
+    `retried` is how likely a dead one is retried; one that fails, and not for good, is retried up to `tries`.
     A ghost is a task that hangs for a while, is taken for dead and retried, and then goes on beside its retry.
     """
     clock = tasks[0].adobe.clock
@@ -159,12 +162,19 @@ def race(
         if dies:
             deaths -= 1
             running.remove(task)
-            if retried:
+            if retried == 1 or chance.random() < retried:
                 retries.append((clock.now() + chance.choice([0, 1, 30, 300]), task))
         elif task.outcome is not None:
             running.remove(task)
-            ended.append(task)
+            if may_go_well_yet(task.outcome) and task.tries < tries:
+                retries.append((clock.now() + chance.choice([1, 60]), task))
+            else:
+                ended.append(task)
     return ended
+
+
+def may_go_well_yet(outcome: object) -> bool:
+    return isinstance(outcome, AepError) and not outcome.is_final
 
 
 def tasks_of(

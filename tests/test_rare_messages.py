@@ -16,7 +16,8 @@ from airflow.sdk import DAG
 from airflow_provider_aep import run_poller
 from airflow_provider_aep.api import calls, queries
 from airflow_provider_aep.api.entities import DataflowId, FlowRunId, SourceConnectionId, TargetConnectionId
-from airflow_provider_aep.api.provisioning.owner import LEASE, UNCONFIRMED
+from airflow_provider_aep.api.provisioning.ensure import ensure_target_connection
+from airflow_provider_aep.api.provisioning.owner import LEASE, RETIRING, UNCONFIRMED
 from airflow_provider_aep.api.provisioning.removal import remove_export, remove_exports_named
 from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.runs.index import Capabilities, PendingRun, RunIndex
@@ -137,6 +138,16 @@ def _being_deleted(stage: Stage) -> str:
     flow = adobe.task(desired()).dataflow_id
     adobe.run(calls.delete_entity(calls.DATAFLOWS, flow))
     return stage.failure(lambda: adobe.run(ensure_enabled(flow)))
+
+
+@rarely("base connection … is being deleted")
+def _login_being_deleted(stage: Stage) -> str:
+    adobe = Adobe()
+    adobe.task(desired())
+    base = adobe.the("connections")
+    base["description"] += RETIRING
+    target = desired("another").target(base["id"])
+    return stage.failure(lambda: adobe.run(ensure_target_connection(target, policy())))
 
 
 @rarely("…, after … s still; trying again is safe")

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_aep.api.effects import Procedure, Sleep
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.desired import ExportIds
-from airflow_provider_aep.api.provisioning.export import LATE_SECONDS
+from airflow_provider_aep.api.provisioning.observed import LATE_SECONDS
 from airflow_provider_aep.api.provisioning.owner import Owner
 from airflow_provider_aep.api.provisioning.policy import IfExists, SetupPolicy
 from airflow_provider_aep.api.provisioning.removal import Removal, remove_export, remove_exports_named
@@ -252,3 +252,30 @@ def test_step_operators_beside_a_removal_fail_or_complete_the_export() -> None:
             error.add_note(f"seed {seed}")
             raise
     assert failed < len(SEEDS)
+
+
+@pytest.mark.parametrize("list_delay", [0, 8])
+@pytest.mark.parametrize("protected", [True, False])
+def test_no_step_ends_with_a_login_that_a_removal_deletes(list_delay: float, protected: bool) -> None:
+    """A step gets the login from the one before it, so that it may be marked by then; cleared, the steps make another."""
+    outcomes = Counter[str]()
+    for seed in range(40):
+        adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)
+        dataflow_id = adobe.task(desired()).dataflow_id
+        adobe.clock.advance(20)
+        if not protected:
+            adobe.unprotected()
+        with adobe.session() as session:
+            other = Latecomer(adobe, session, desired("dag.other"), policy("dag.other"), "steps", seconds=seed / 4)
+            race([other, remover(adobe, session, "id", dataflow_id, with_login=True)], chance)
+        outcomes[type(other.outcome).__name__] += 1
+        assert isinstance(other.outcome, ExportIds | EntityNotFound), seed
+        adobe.clock.advance(20)
+        adobe.task(desired("dag.other"), way=WAYS["steps"], name="dag.other", again=True)
+        adobe.clock.advance(20)
+        assert adobe.count()["flows"] == 1, seed
+        (target,) = adobe.platform.live("targetConnections")
+        assert target["baseConnectionId"] in [each["id"] for each in adobe.platform.live("connections")], seed
+        if isinstance(other.outcome, ExportIds):
+            assert other.outcome.target_connection_id == target["id"], seed
+    assert outcomes["ExportIds"]

@@ -74,6 +74,12 @@ def gather(*procedures: Procedure[Any] | None) -> Procedure[list[Any]]:
     return [None if procedure is None else next(remaining) for procedure in procedures]
 
 
+def dated(procedure: Procedure[T]) -> Procedure[tuple[T, int]]:
+    """What a procedure returns, and Adobe's time then, in milliseconds since 1970 UTC."""
+    result = yield from procedure
+    return result, (yield ServerTime())
+
+
 def in_sandbox(sandbox_name: str, procedure: Procedure[T]) -> Procedure[T]:
     """The same procedure in another sandbox than the session's, so that one session serves several sandboxes."""
     with closing(procedure):

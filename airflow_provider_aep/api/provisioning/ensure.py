@@ -56,11 +56,13 @@ from airflow_provider_aep.api.provisioning.resource import (
     find,
     find_named,
     get_if_exists,
+    has_gone,
     is_gone,
     look_for,
     pick,
     supersede,
 )
+from airflow_provider_aep.api.provisioning.retirement import staying_login
 from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.destinations import DestinationType
@@ -128,7 +130,7 @@ def ensure_target_connection(desired: DesiredTargetConnection, policy: SetupPoli
         EntityExists: it belongs to another base connection, which Adobe cannot change; or `if_exists="fail"`.
         AmbiguousName: others have created several of this name.
     """
-    base = yield from calls.get_entity(BASE_CONNECTIONS, desired.base_connection_id)
+    base = yield from staying_login(desired.base_connection_id, policy)
     check_destination_type("base_connection_id", base, desired.destination_type)
     resource = desired.resource()
 
@@ -142,6 +144,12 @@ def ensure_target_connection(desired: DesiredTargetConnection, policy: SetupPoli
     if found and (yield from is_gone(BASE_CONNECTIONS, found.base_connection_id)):
         yield from delete_stranded(found, (yield from dataflows_of(TARGET_CONNECTIONS, found.id)))
         ensured = yield from find_or_create(resource, policy)
+    if not ensured.found:
+        try:  # a removal may have begun before the target connection was there
+            yield from staying_login(desired.base_connection_id, policy)
+        except EntityNotFound:
+            yield from delete_leftover(TARGET_CONNECTIONS, ensured.id)
+            raise
     if ensured.found:
         check_drift([compare(TARGET_CONNECTIONS, desired, ensured.found)], policy)
         yield from update_target(desired, ensured.found, policy, shares_name=policy.shares_name)
@@ -290,14 +298,15 @@ def _rename_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedur
 
 
 def _delete_old_source(old: SourceConnectionId, new: SourceConnectionId) -> Procedure[None]:
-    """Delete the source connection that a dataflow has just left, if it is this provider's or of the same export."""
-    try:
-        before, after = yield from gather(
-            iter(calls.get_source_connection(old)), iter(calls.get_source_connection(new))
-        )
-    except EntityNotFound:  # somebody was faster
-        return
-    if is_managed(before) or before.name == after.name:
+    """Delete the source connection that a dataflow has just left, if it is this provider's or of the same export.
+
+    Raises:
+        RaceLost: another task has deleted the new one before the dataflow used it.
+    """
+    before, after = yield from gather(get_if_exists(SOURCE_CONNECTIONS, old), get_if_exists(SOURCE_CONNECTIONS, new))
+    if has_gone(after):
+        raise RaceLost(f"source connection {new} is gone")
+    if before and (is_managed(before) or before.name == after.name):
         yield from delete_leftover(SOURCE_CONNECTIONS, old)
 
 

@@ -14,7 +14,7 @@ from airflow_provider_aep.api.calls import (
     Collection,
     Created,
 )
-from airflow_provider_aep.api.effects import Procedure, ServerTime, gather
+from airflow_provider_aep.api.effects import Procedure, ServerTime, dated, gather
 from airflow_provider_aep.api.entities import Dataflow, SourceConnection, TargetConnection
 from airflow_provider_aep.api.provisioning import lease
 from airflow_provider_aep.api.provisioning.desired import (
@@ -41,6 +41,7 @@ from airflow_provider_aep.api.provisioning.ensure import (
 from airflow_provider_aep.api.provisioning.inventory import Inventory
 from airflow_provider_aep.api.provisioning.observed import (
     ObservedExport,
+    check_still_there,
     compare_target,
     comparisons,
     observe,
@@ -71,14 +72,13 @@ from airflow_provider_aep.api.provisioning.resource import (
     race_if_gone,
     supersede,
 )
+from airflow_provider_aep.api.provisioning.retirement import is_leaving
 from airflow_provider_aep.errors import AmbiguousName, EntityExists, EntityNotFound, PlatformUnavailable, RequestRefused
 
 log = logging.getLogger(__name__)
 
 #: What a step has created, and no dataflow uses after so many seconds, its DAG has abandoned.
 ABANDONED_SECONDS = 86_400
-#: What lists said of a dataflow longer ago, a removal may have overtaken. Adobe dates its replies in whole seconds.
-LATE_SECONDS = 2
 
 
 def set_up_export(
@@ -114,17 +114,17 @@ def set_up_export(
         try:
             observed = yield from observe(desired, policy, known)
             if observed.dataflow:
-                ids = yield from _reconcile(desired, observed, observed.dataflow, policy)
-                yield from _check_still_there(observed, ids)
+                ids = yield from _reconcile(desired, observed, observed.dataflow, policy, created)
             elif observed.source and not is_leased(observed.source):
                 yield from _delete_created(created, keep=())
                 yield from _complete_in_steps(desired, observed, observed.source, policy)
                 reason = RaceLost(f"no list shows dataflow {desired.name!r}, which is there now")
                 continue  # to return what is read, not what was asked for
             else:
-                ids = yield from _create_under_lease(desired, observed, policy, created)
+                ids = yield from _create_under_lease(desired, observed, policy, created, known)
             # Of rounds that were lost something may be left that lists have not shown yet.
             yield from _delete_created(created, keep=ids)
+            yield from check_still_there(observed, ids)
             return ids
         except RaceLost as lost:
             reason = lost
@@ -161,7 +161,11 @@ def _complete_in_steps(
 
 
 def _create_under_lease(
-    desired: DesiredExport, observed: ObservedExport, policy: SetupPolicy, created: dict[str, Collection]
+    desired: DesiredExport,
+    observed: ObservedExport,
+    policy: SetupPolicy,
+    created: dict[str, Collection],
+    inventory: Inventory | None,
 ) -> Procedure[ExportIds]:
     """Create what is missing, the dataflow last. `created` collects what this session creates."""
     held = yield from _lease_of_an_earlier_try(desired, observed, policy)
@@ -199,13 +203,18 @@ def _create_under_lease(
         yield from update_target(desired_target, target, policy)
     target_id = target.id if target else target_created.id
 
-    flow = desired.dataflow(leased.id, target_id).resource((yield from server_time()))
+    now = yield from server_time()
+    flow = desired.dataflow(leased.id, target_id).resource(now)
     needs = [(SOURCE_CONNECTIONS, leased.id), (TARGET_CONNECTIONS, target_id)]
-    dataflow, is_confirmed = yield from gather(
-        _create(flow, policy, created, needs=needs),
+    is_old = now.timestamp() - observed.logins_read_ms / 1000 > policy.visibility_seconds
+    (dataflow, observed.read_ms), is_confirmed, is_lost = yield from gather(
+        dated(_create(flow, policy, created, needs=needs)),
         confirm(BASE_CONNECTIONS, bases[0]) if bases and len(bases) == 1 else None,
+        is_leaving(base_id) if target_created and not base and is_old else None,
     )
-    if is_confirmed is False:
+    if inventory and is_lost is False:
+        inventory.note_login(base_id, int(now.timestamp() * 1000))
+    if is_confirmed is False or is_lost:
         yield from delete(DATAFLOWS, dataflow.id)
         yield from _delete_created(created, keep=())
         raise RaceLost(f"another task has given up base connection {base_id}")
@@ -314,7 +323,11 @@ def _delete_created(created: dict[str, Collection], *, keep: Sequence[object]) -
 
 
 def _reconcile(
-    desired: DesiredExport, observed: ObservedExport, dataflow: Dataflow, policy: SetupPolicy
+    desired: DesiredExport,
+    observed: ObservedExport,
+    dataflow: Dataflow,
+    policy: SetupPolicy,
+    created: dict[str, Collection],
 ) -> Procedure[ExportIds]:
     """The dataflow is there: compare, and change what differs if the policy says so."""
     source, target = observed.source, observed.target
@@ -328,6 +341,7 @@ def _reconcile(
             yield from send_credentials(desired.base, observed.base, policy)
         if desired.source.differences(source):
             ensured = yield from find_or_create(desired.source.resource(), policy, only_fitting=True, mark=LEASE)
+            created |= {} if ensured.found else {ensured.id: SOURCE_CONNECTIONS}
             fresh = ensured.found or (yield from get_if_exists(SOURCE_CONNECTIONS, ensured.id))
             if fresh is None:
                 raise RaceLost(f"source connection {ensured.id} is gone")
@@ -344,18 +358,6 @@ def _reconcile(
         observed.sources = [each for each in observed.sources if each.id != source.id]
     yield from _delete_leftovers(observed, ids, policy)
     return ids
-
-
-def _check_still_there(observed: ObservedExport, ids: ExportIds) -> Procedure[None]:
-    """Ask again for a dataflow that may have been removed since lists have told of it, unless that was just now.
-
-    Raises:
-        RaceLost: it was.
-    """
-    now_ms: int = yield ServerTime()
-    is_late = now_ms - observed.read_ms > LATE_SECONDS * 1000
-    if is_late and (yield from is_gone(DATAFLOWS, ids.dataflow_id)):
-        raise RaceLost(f"dataflow {ids.dataflow_id} was deleted by another task")
 
 
 def _mend_login(

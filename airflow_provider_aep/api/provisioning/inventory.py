@@ -13,7 +13,7 @@ from airflow_provider_aep.api.calls import (
     TARGET_CONNECTIONS,
     Collection,
 )
-from airflow_provider_aep.api.effects import Procedure, gather
+from airflow_provider_aep.api.effects import Procedure, dated, gather
 from airflow_provider_aep.api.entities import VANISHING, Dataflow, Entity
 from airflow_provider_aep.api.provisioning.resource import Resource, same_named
 from airflow_provider_aep.api.queries import all_items
@@ -32,7 +32,9 @@ class Inventory:
     A connection is read from Adobe's JSON when it is asked for: what other people keep there need not be as we expect.
     """
 
-    def __init__(self, items: Mapping[Collection, Sequence[Mapping[str, Any]]]) -> None:
+    def __init__(self, items: Mapping[Collection, Sequence[Mapping[str, Any]]], logins_read_ms: int) -> None:
+        self._told_ms: dict[str, int] = {}
+        self._logins_read_ms = logins_read_ms
         self._entities: dict[tuple[str, str], Any] = {}
         self._items: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._ids: dict[tuple[str, str], list[str]] = {}
@@ -81,6 +83,14 @@ class Inventory:
         if entity.id not in ids:
             ids.append(entity.id)
 
+    def login_told_ms(self, base_id: str) -> int:
+        """When Adobe has last told that a login is there and stays, by its own clock."""
+        return self._told_ms.get(base_id, self._logins_read_ms)
+
+    def note_login(self, base_id: str, told_ms: int) -> None:
+        """Note that Adobe has just told so."""
+        self._told_ms[base_id] = told_ms
+
     def dataflows_of(self, connection_id: str) -> list[Dataflow]:
         """The dataflows that use a source or target connection."""
         return [
@@ -103,5 +113,6 @@ class Inventory:
 def read_inventory() -> Procedure[Inventory]:
     """Four lists side by side, in pages of 100."""
     collections = (DATAFLOWS, SOURCE_CONNECTIONS, TARGET_CONNECTIONS, BASE_CONNECTIONS)
-    lists = yield from gather(*(all_items(calls.list_page(each.path)) for each in collections))
-    return Inventory(dict(zip(collections, lists, strict=True)))
+    lists = yield from gather(*(dated(all_items(calls.list_page(each.path))) for each in collections))
+    items = {collection: listed for collection, (listed, _) in zip(collections, lists, strict=True)}
+    return Inventory(items, logins_read_ms=lists[-1][1])

@@ -15,19 +15,30 @@ from airflow_provider_aep.api.calls import (
     TARGET_CONNECTIONS,
     Collection,
 )
-from airflow_provider_aep.api.effects import Procedure, ServerTime, gather
+from airflow_provider_aep.api.effects import Procedure, ServerTime, dated, gather
 from airflow_provider_aep.api.entities import BaseConnection, Dataflow, DataflowId, SourceConnection, TargetConnection
-from airflow_provider_aep.api.provisioning.desired import DesiredExport, Difference, server_time
+from airflow_provider_aep.api.provisioning.desired import DesiredExport, Difference, ExportIds, server_time
 from airflow_provider_aep.api.provisioning.drift import Comparison, compare
 from airflow_provider_aep.api.provisioning.ensure import check_destination_type, without_twins
 from airflow_provider_aep.api.provisioning.inventory import Inventory
 from airflow_provider_aep.api.provisioning.owner import is_leased, is_managed, is_passed_over, is_unconfirmed
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
-from airflow_provider_aep.api.provisioning.resource import RaceLost, agree, delete, get_if_exists, look_for, pick
+from airflow_provider_aep.api.provisioning.resource import (
+    RaceLost,
+    agree,
+    delete,
+    get_if_exists,
+    has_gone,
+    look_for,
+    pick,
+)
 from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.errors import EntityExists, EntityNotFound
 
 log = logging.getLogger(__name__)
+
+#: What lists said of a dataflow longer ago, others may have overtaken. Adobe dates its replies in whole seconds.
+LATE_SECONDS = 2
 
 
 @dataclass
@@ -42,7 +53,9 @@ class ObservedExport:
     bases: Sequence[BaseConnection] = ()
     sources: Sequence[SourceConnection] = ()
     targets: Sequence[TargetConnection] = ()
-    read_ms: int = 0  # when Adobe told of the dataflow, by its own clock; 0 if that was before this set-up
+    # When Adobe told of the dataflow and of the logins, by its own clock; 0 if that was before this set-up.
+    read_ms: int = 0
+    logins_read_ms: int = 0
 
 
 def observe(
@@ -66,17 +79,18 @@ def observe(
         dataflows, sources, targets, bases = (
             inventory.find(each) if each else [] for each in (flow, source, target, base)
         )
-        given, read_ms = (yield from _given(desired, inventory)), 0
+        given, read_ms, logins_read_ms = (yield from _given(desired, inventory)), 0, 0
     else:
         is_enough = (lambda found: any(map(source.fits, found))) if policy.if_exists == "update" else bool
         seconds = policy.first_look_seconds
-        (dataflows, read_ms), sources, targets, bases, given = yield from gather(
-            _dated(look_for(flow, seconds=seconds)),
+        (dataflows, read_ms), sources, targets, listed, given = yield from gather(
+            dated(look_for(flow, seconds=seconds)),
             look_for(source, is_enough, seconds=seconds),
             look_for(target, seconds=seconds),
-            look_for(base, seconds=seconds) if base else None,
+            dated(look_for(base, seconds=seconds)) if base else None,
             _given(desired, None) if desired.base_connection_id else None,
         )
+        bases, logins_read_ms = listed or ([], read_ms)
     if given:
         check_destination_type("base_connection_id", given, desired.destination_type)
     dataflows = yield from without_twins(flow, dataflows, policy)
@@ -87,10 +101,11 @@ def observe(
         dataflow,
         dataflows=dataflows,
         base=given,
-        bases=bases or (),
+        bases=bases,
         sources=sources,
         targets=targets,
         read_ms=read_ms,
+        logins_read_ms=logins_read_ms,
     )
     logins = [each for each in observed.bases if not is_passed_over(each)]
     if dataflow is None:
@@ -100,6 +115,8 @@ def observe(
         observed.target = pick(target, targets)
         if base:
             observed.base = pick(base, [each for each in logins if not is_unconfirmed(each)])
+        if inventory and observed.base:
+            observed.logins_read_ms = inventory.login_told_ms(observed.base.id)
         return observed
     # What the dataflow is attached to counts, even where somebody has renamed it.
     observed.source = pick(source, sources, attached_to=dataflow.source_connection_id)
@@ -117,11 +134,6 @@ def observe(
             if attached and (attached.name, attached.spec_id) == (base.name, base.spec_id):
                 observed.base = attached
     return observed
-
-
-def _dated(found: Procedure[list[Any]]) -> Procedure[tuple[list[Any], int]]:
-    entities = yield from found
-    return entities, (yield ServerTime())
 
 
 def look_up(collection: Collection, entity_id: str, inventory: Inventory | None) -> Procedure[Any | None]:
@@ -152,7 +164,7 @@ def _attached(
         EntityExists: it is gone, and somebody else created the dataflow.
     """
     entity = yield from look_up(collection, entity_id, inventory)
-    if entity:
+    if not has_gone(entity):
         return entity
     what = f"{collection.title} {entity_id} of dataflow {dataflow.name!r} ({dataflow.id}) is gone"
     try:  # only now, since another task may have attached another one before it deleted this one
@@ -231,3 +243,19 @@ def reconciliation(desired: DesiredExport, observed: ObservedExport) -> list[Com
     # That its source connection has other datasets is reported once, not also as another source connection.
     as_it_is = compare(DATAFLOWS, desired.dataflow(source.id, target.id), dataflow)
     return [*comparisons(desired, observed, source, target), as_it_is]
+
+
+def check_still_there(observed: ObservedExport, ids: ExportIds) -> Procedure[None]:
+    """Ask again for a dataflow that others may have removed or changed since Adobe told of it, unless just now.
+
+    Raises:
+        RaceLost: they have.
+    """
+    now_ms: int = yield ServerTime()
+    if now_ms - observed.read_ms <= LATE_SECONDS * 1000:
+        return
+    dataflow: Dataflow | None = yield from get_if_exists(DATAFLOWS, ids.dataflow_id)
+    if dataflow is None or has_gone(dataflow):
+        raise RaceLost(f"dataflow {ids.dataflow_id} was deleted by another task")
+    if dataflow.source_connection_id != ids.source_connection_id:
+        raise RaceLost(f"another task has changed what dataflow {ids.dataflow_id} exports")

@@ -258,6 +258,9 @@ def _remove_parts(
         )
     )
     dataflow, source, target = found
+    if dataflow and dataflow.source_connection_id != parts.source:  # an update has just attached another one
+        parts = parts._replace(source=dataflow.source_connection_id)
+        return (yield from _remove_parts(parts, how, what, journals, used, bases, is_noted))
     if how.only_managed and dataflow and not is_managed(dataflow):
         return _keep(DATAFLOWS, dataflow.id, _NOT_OURS)
     base = target.base_connection_id if target else parts.base
@@ -266,6 +269,9 @@ def _remove_parts(
     if (dataflow or parts.base) and parts not in map(read_journal, journals):
         written = yield from write_journal(what, parts, source, how.policy)
         used += [written] if written else []
+        fresh = (yield from get_if_exists(DATAFLOWS, dataflow.id)) if dataflow else None
+        if fresh and fresh.source_connection_id != parts.source:
+            return (yield from _remove_parts(parts, how, what, journals, used, bases, is_noted))
     removal = Removal()
     if is_noted:
         ids = zip(_COLLECTIONS, parts[:3], found, strict=True)
@@ -343,7 +349,8 @@ def _retire(base: BaseConnection, policy: SetupPolicy) -> Procedure[list[str]]:
         return []
     if is_managed(base) and base.state != VANISHING:
         yield from change(BASE_CONNECTIONS, base.id, lambda fresh: _described(fresh, ending=RETIRING))
-    yield Sleep(policy.visibility_seconds)
+    # Set-ups that read the login up to `visibility_seconds` ago do not read it again, and lists lag as much.
+    yield Sleep(2 * policy.visibility_seconds)
     users = yield from _targets_of(base.id)
     if not users:
         try:

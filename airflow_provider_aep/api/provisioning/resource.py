@@ -340,7 +340,7 @@ def change(
             conflict = error
             log.info("%s %s was changed meanwhile; reading it again", collection.title, entity_id)
             if attempt < CHANGE_ROUNDS:  # mapped tasks that send one login anew would else meet again and again
-                yield Sleep(random.random() * 4**attempt)  # noqa: S311 - nothing depends on its being unpredictable
+                yield Sleep(random.random() * 5**attempt)  # noqa: S311 - nothing depends on its being unpredictable
         except RequestRefused as refusal:
             rest = [operation for operation in operations if operation["path"] != "/description"]
             if isinstance(refusal, AccessDenied | EntityNotFound) or len(rest) == len(operations):
@@ -378,5 +378,9 @@ def get_if_exists(collection: Collection, entity_id: str) -> Procedure[Any | Non
 
 def is_gone(collection: Collection, entity_id: str) -> Procedure[bool]:
     """Whether an entity has been deleted, or is about to be."""
-    entity = yield from get_if_exists(collection, entity_id)
+    return has_gone((yield from get_if_exists(collection, entity_id)))
+
+
+def has_gone(entity: Any | None) -> bool:
+    """Whether what was just read says so, where None means that Adobe does not know it."""
     return entity is None or entity.state == VANISHING or is_superseded(entity)

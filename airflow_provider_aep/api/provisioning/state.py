@@ -55,9 +55,10 @@ def _ensure(dataflow: DataflowId, state: str, action: Call[None]) -> Procedure[D
             yield from action
         except RequestRefused as refusal:
             found = yield from _wait(DATAFLOWS, dataflow, _is_steady_or_gone)
-            if refusal.number != _NOT_APPLICABLE or found.state != state:
+            if found.state == state and refusal.number == _NOT_APPLICABLE:
+                break
+            if refusal.number != _NOT_APPLICABLE or attempt == CHANGE_ROUNDS:  # else others have changed it meanwhile
                 raise refusal from None
-            break
         except PlatformUnavailable as error:  # it was changed meanwhile
             if not _is_in_transit(error) or attempt == CHANGE_ROUNDS:
                 raise

@@ -10,10 +10,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.calls import BASE_CONNECTIONS, DATAFLOWS
-from airflow_provider_aep.api.effects import Procedure, Sleep, gather, in_sandbox
+from airflow_provider_aep.api.effects import Procedure, Sleep, dated, gather, in_sandbox
 from airflow_provider_aep.api.entities import DataflowId
 from airflow_provider_aep.api.provisioning.desired import DesiredBaseConnection, DesiredExport, ExportIds
-from airflow_provider_aep.api.provisioning.ensure import ensure_base_connection
+from airflow_provider_aep.api.provisioning.ensure import RACE_ROUNDS, ensure_base_connection, given_up
 from airflow_provider_aep.api.provisioning.export import set_up_export
 from airflow_provider_aep.api.provisioning.inventory import Inventory, read_inventory
 from airflow_provider_aep.api.provisioning.owner import is_passed_over, is_unconfirmed, owner_of
@@ -27,7 +27,7 @@ from airflow_provider_aep.api.provisioning.plan import (
 )
 from airflow_provider_aep.api.provisioning.policy import SetupPolicy
 from airflow_provider_aep.api.provisioning.removal import remove_export
-from airflow_provider_aep.api.provisioning.resource import get_if_exists, is_gone
+from airflow_provider_aep.api.provisioning.resource import RaceLost, get_if_exists, has_gone
 from airflow_provider_aep.api.queries import list_dataflows
 from airflow_provider_aep.errors import AepError, InvalidArgument, PlatformUnavailable
 
@@ -181,10 +181,22 @@ class _Application:
         yield from self._prune(crowded)
         work = [each for each in plan.exports if not each.is_settled and each.key not in self.outcome.failures]
         yield from _side_by_side(work, self._set_up)
-        if work:  # meanwhile somebody may have removed what was there
-            gone = yield from self._gone()
-            yield from _side_by_side(gone, self._set_up)
         yield from self._prune(plan.inventories.keys() - crowded)
+        if work or self.outcome.removed:
+            yield from self._make_sure()
+
+    def _make_sure(self) -> Procedure[None]:
+        """Set up again what somebody has removed or changed meanwhile."""
+        for _ in range(RACE_ROUNDS):
+            gone = yield from self._gone()
+            if not gone:
+                return
+            yield from _side_by_side(gone, self._set_up)
+        for each in gone:
+            reason = RaceLost("another task has removed or changed it")
+            what = f"set-up of export {each.desired.name!r}"
+            self.outcome.failures[each.key] = PlatformUnavailable(what, message=given_up(reason))
+            self.outcome.ids.pop(each.key, None)
 
     def _ensure_logins(self, *, send_credentials: bool) -> Procedure[None]:
         plan = self.outcome.plan
@@ -223,15 +235,18 @@ class _Application:
                 self.outages += [failure] if isinstance(failure, PlatformUnavailable) else []
 
     def _gone(self) -> Procedure[list[PlannedExport]]:
-        """The exports whose dataflow is there no longer: a list for each sandbox says so, or a GET of what it lacks."""
+        """The exports that are there no longer, or no longer so: a list for each sandbox says so, or a GET."""
         gone: list[PlannedExport] = []
 
         def look(sandbox_name: str) -> Procedure[None]:
-            listed = {each.id for each in (yield from list_dataflows())}
+            listed = {each.id: each for each in (yield from list_dataflows())}
             for each in self.outcome.plan.exports:
                 ids = self.outcome.ids.get(each.key)
-                if each.sandbox_name == sandbox_name and ids and ids.dataflow_id not in listed:
-                    gone.extend([each] if (yield from is_gone(DATAFLOWS, ids.dataflow_id)) else [])
+                if each.sandbox_name != sandbox_name or not ids:
+                    continue
+                found = listed.get(ids.dataflow_id) or (yield from get_if_exists(DATAFLOWS, ids.dataflow_id))
+                if found is None or has_gone(found) or found.source_connection_id != ids.source_connection_id:
+                    gone.append(each)
 
         def look_there(sandbox_name: str) -> Procedure[None]:
             failure = (yield from _attempt(in_sandbox(sandbox_name, look(sandbox_name)))).failure
@@ -293,7 +308,9 @@ def _logins_to_ensure(plan: Plan, *, send_credentials: bool) -> dict[SandboxLogi
 
 def _ensure_login(desired: DesiredBaseConnection, policy: SetupPolicy, inventory: Inventory) -> Procedure[None]:
     base_id = yield from ensure_base_connection(desired, policy)
-    inventory.put(BASE_CONNECTIONS, (yield from calls.get_entity(BASE_CONNECTIONS, base_id)))
+    base, told_ms = yield from dated(iter(calls.get_entity(BASE_CONNECTIONS, base_id)))
+    inventory.put(BASE_CONNECTIONS, base)
+    inventory.note_login(base.id, told_ms)
 
 
 class Attempt(NamedTuple, Generic[T]):

@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.effects import Procedure, ServerTime, Sleep
-from airflow_provider_aep.api.entities import VANISHING, Dataflow, DataflowId, DatasetId, FlowRun, FlowRunId
+from airflow_provider_aep.api.entities import (
+    VANISHING,
+    Dataflow,
+    DataflowId,
+    DatasetId,
+    FlowRun,
+    FlowRunId,
+)
 from airflow_provider_aep.api.queries import keep_looking, list_runs
 from airflow_provider_aep.api.runs.selection import WHERE_TO_ENABLE, is_meant
 from airflow_provider_aep.api.runs.slots import Calendar, RunSelector, when
@@ -38,6 +45,7 @@ ASK_AGAIN_SECONDS = 60.0
 #: A rerun that is asked for later than this before the next slot might be taken for that slot's run.
 LAST_CALL_MS = 300_000
 _ROUNDS = 4
+_PASSING = ("updating", "enabling")  # states in which Adobe refuses to run a dataflow that it will soon run
 _LONGEST_PAUSE_SECONDS = 300  # that a Retry-After is obeyed before the request is sent again
 _LONGEST_REQUEST_MS = 1_800_000  # a request with all its repeats; what is created later is not its run
 _MOST_RUNS = 100  # of a dataflow, the newest ones, that may be under way
@@ -65,7 +73,7 @@ def plan_run(dataflow_id: DataflowId, dataset_ids: Sequence[DatasetId] = ()) -> 
         InvalidArgument: the dataflow is disabled or exports no datasets, or not these.
         EntityNotFound: Adobe knows no such dataflow.
     """
-    dataflow = yield from calls.get_dataflow(dataflow_id)
+    dataflow = yield from _settled_dataflow(dataflow_id)
     called = f"dataflow {dataflow.name!r}"
     if dataflow.state in ("disabled", "disabling", VANISHING):
         rule = f"{called} is {dataflow.state}, so Adobe does not run it: enable it first, {WHERE_TO_ENABLE}"
@@ -81,6 +89,19 @@ def plan_run(dataflow_id: DataflowId, dataset_ids: Sequence[DatasetId] = ()) -> 
         raise InvalidArgument("dataset_ids", list(dataset_ids), rule)
     since_ms: int = yield ServerTime()
     return AdhocPlan(dataflow, tuple(dataset_ids) or known, since_ms)
+
+
+def _settled_dataflow(dataflow_id: DataflowId) -> Procedure[Dataflow]:
+    """A dataflow, once a change of it has settled, or after five minutes; Adobe itself says when a new one is ready."""
+    waited, pause = 0.0, 1.0
+    while True:
+        dataflow: Dataflow = yield from calls.get_dataflow(dataflow_id)
+        if dataflow.state not in _PASSING or waited >= _LONGEST_PAUSE_SECONDS:
+            return dataflow
+        log.info("dataflow %s is %r; waiting", dataflow_id, dataflow.state)
+        yield Sleep(pause)
+        waited += pause
+        pause = min(2 * pause, 15.0)
 
 
 def start_run(plan: AdhocPlan, *, accept: str, visibility_seconds: float) -> Procedure[StartedRuns]:
