@@ -305,13 +305,16 @@ def check_health(
         raise InvalidArgument("name_pattern", name_pattern, "give it or dataflow_ids, not both")
     check_dataflow_ids(dataflow_ids)
     check_texts("name_pattern", name_pattern)
+    if is_literal(name_pattern) and not isinstance(name_pattern, str | None):
+        raise InvalidArgument("name_pattern", name_pattern, "must be one text")
     within = days("ends_within", ends_within)
     if extend_end is not None and days("extend_end", extend_end) <= within:
         rule = f"must be more than ends_within ({within}), or each check would move the end again"
         raise InvalidArgument("extend_end", extend_end, rule)
     if empty_runs is not None and (type(empty_runs) is not int or not 1 <= empty_runs <= 100):
         raise InvalidArgument("empty_runs", empty_runs, "must be a number of runs, 1 to 100, or None")
-    for word in texts("ignore", ignore) if ignore != () else ():
+    is_none = isinstance(ignore, Collection) and not isinstance(ignore, str) and not ignore
+    for word in () if is_none else texts("ignore", ignore):
         check_choice("ignore", word, PROBLEMS)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_aep.api import calls
 from airflow_provider_aep.api.entities import DataflowId, DatasetId, FlowRunId
 from airflow_provider_aep.api.provisioning.export import set_up_export
+from airflow_provider_aep.api.provisioning.state import ensure_disabled
 from airflow_provider_aep.api.runs.adhoc import LAST_CALL_MS, Rerun, StartedRuns, plan_run, rerun, start_run
 from airflow_provider_aep.api.runs.slots import RunSelector
 from airflow_provider_aep.api.settings import ADHOC_ACCEPT
@@ -24,6 +26,7 @@ from airflow_provider_aep.errors import (
     RunExists,
     UnexpectedReply,
 )
+from tests.adobe.in_process import Adobe
 from tests.canned import answers, ok
 from tests.conftest import Runner
 from tests.exports import DATASETS, desired, policy
@@ -90,6 +93,16 @@ def test_a_dataflow_that_does_not_run_is_refused_first(
     with pytest.raises(InvalidArgument, match=f"dataflow 'dag.export' is {state}, so Adobe does not run it: enable"):
         run(run_now(flow))
     assert POST not in requests_of()
+
+
+def test_a_dataflow_that_is_being_changed_is_waited_for() -> None:
+    adobe = Adobe({"settle_seconds": 5, "adhoc_ready_seconds": 0})
+    flow = adobe.task(desired(), tries=9).dataflow_id
+    adobe.clock.advance(20)
+    adobe.run(ensure_disabled(flow))
+    adobe.run(calls.enable_dataflow(flow))
+    assert adobe.the("flows")["state"] == "enabling"
+    assert adobe.run(run_now(flow)).is_new
 
 
 def test_a_dataflow_of_no_datasets_is_refused_first(run: Runner, platform: Platform, requests_of: Any) -> None:
@@ -396,6 +409,7 @@ def test_it_is_run_again_so_many_times(run: Runner, platform: Platform) -> None:
     assert run(after(second, since_ms=first.created_ms)) == Rerun(
         second, "2 flow runs of its slot have failed (rerun_failed=1)"
     )
+    assert run(after(first)).run == second  # the same for one that has seen only the first one fail
     assert run(after(second, since_ms=first.created_ms, at_most=2)).run.id == runs(platform)[-1]
 
 

@@ -60,6 +60,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "dataflow_ids = 'a b': must be an ID": {"dataflow_ids": ["a b"]},
     "name_pattern = 'x': give it or dataflow_ids, not both": {"dataflow_ids": "a", "name_pattern": "x"},
     "name_pattern = '': must be a text": {"name_pattern": ""},
+    "name_pattern = \\['a'\\]: must be one text": {"name_pattern": ["a"]},
     "on_problem = 'ignore': must be one of fail, warn, skip": {"on_problem": "ignore"},
     "ends_within = 0: must be a timedelta or a number of days": {"ends_within": 0},
     "ends_within = '30': must be": {"ends_within": "30"},
@@ -78,6 +79,12 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(message: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^{message}"):
         check(**WRONG[message])
+
+
+@pytest.mark.parametrize("nothing", [None, [], ()])
+def test_nothing_may_be_ignored(nothing: Any, adobe: ServedAdobe) -> None:
+    task = check(name_pattern="nothing like it*", on_problem="warn", ignore=nothing)
+    assert task.execute(context()) == []
 
 
 def test_what_a_template_renders_to_is_checked_as_well(adobe: ServedAdobe) -> None:

@@ -257,7 +257,7 @@ def test_step_operators_beside_a_removal_fail_or_complete_the_export() -> None:
 @pytest.mark.parametrize("list_delay", [0, 8])
 @pytest.mark.parametrize("protected", [True, False])
 def test_no_step_ends_with_a_login_that_a_removal_deletes(list_delay: float, protected: bool) -> None:
-    """A step gets the login from the one before it, so that it may be marked by then; cleared, the steps make another."""
+    """A step gets its login from the one before, so that it may be marked by then; cleared, the steps make another."""
     outcomes = Counter[str]()
     for seed in range(40):
         adobe, chance = Adobe({"list_delay": list_delay}), random.Random(seed)

@@ -126,6 +126,29 @@ def test_two_at_once_are_both_right(repeated_actions: bool) -> None:
     assert adobe.the("flows")["state"] == "disabled"
 
 
+def test_one_that_enables_meanwhile_is_no_failure() -> None:
+    """This action came when the dataflow was disabled already, and the look after it when another had enabled it."""
+    adobe, flow = in_state("enabled")
+    late = ensure_disabled(flow)
+
+    def crossed() -> Procedure[Dataflow]:
+        action = late.send((yield next(late)))
+        adobe.platform.set_state(flow, "disabled")
+        try:
+            yield action
+        except RequestRefused as refusal:
+            following = late.throw(refusal)
+        adobe.platform.set_state(flow, "enabled")
+        while True:
+            try:
+                following = late.send((yield following))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    assert adobe.run(crossed()).state == "disabled"
+    assert adobe.the("flows")["state"] == "disabled"
+
+
 def test_an_unknown_or_removed_dataflow_is_told() -> None:
     adobe, flow = in_state("enabled", delete_seconds=60)
     adobe.platform.live("flows")[0]["state"] = "delete-finalizing"

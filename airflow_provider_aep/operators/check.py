@@ -111,7 +111,7 @@ class AepCheckDataflowsOperator(AepOperator):
             grace_seconds=seconds("grace", self.grace),
             empty_runs=self.empty_runs,
             extend_seconds=None if self.extend_end is None else days("extend_end", self.extend_end).total_seconds(),
-            ignored=frozenset([self.ignore] if isinstance(self.ignore, str) else self.ignore),
+            ignored=frozenset([self.ignore] if isinstance(self.ignore, str) else self.ignore or ()),
         )
         ids = () if self.dataflow_ids is None else dataflow_ids(self.dataflow_ids)
         healths = self.perform(check_dataflows(rules, dataflow_ids=ids, name_pattern=self.name_pattern or ""))

@@ -233,7 +233,8 @@ def rerun(
     if good:
         return Rerun(good[-1])
     if len(runs) > at_most:
-        return Rerun(failed, f"{len(runs)} flow runs of its slot have failed (rerun_failed={at_most})")
+        # The same for all who look, also for one that has seen an earlier one fail.
+        return Rerun(runs[0], f"{len(runs)} flow runs of its slot have failed (rerun_failed={at_most})")
     if until_ms is not None and now_ms >= until_ms - LAST_CALL_MS:
         return Rerun(failed, f"it is too late for another, since the next slot is {when(until_ms)}")
     try:
