@@ -152,14 +152,18 @@ class World:
 
         def noting(request: httpx.Request) -> httpx.Response:
             collections = self.adobe.platform.sandbox().collections
-            there = {each["id"] for kind in KINDS for each in collections[kind] if each.get("state") != VANISHES}
-            try:
-                return respond(request)
-            finally:
-                left = {each["id"] for kind in KINDS for each in collections[kind] if each.get("state") != VANISHES}
-                self.attached |= {each["sourceConnectionIds"][0] for each in collections["flows"]}
-                for each in there - left:
-                    self.deleted_at.setdefault(each, self.adobe.clock.now())
+
+            def alive() -> set[str]:
+                return {each["id"] for kind in KINDS for each in collections[kind] if each.get("state") != VANISHES}
+
+            with self.adobe.platform.lock:  # a session has threads
+                there = alive()
+                try:
+                    return respond(request)
+                finally:
+                    self.attached |= {each["sourceConnectionIds"][0] for each in collections["flows"]}
+                    for each in there - alive():
+                        self.deleted_at.setdefault(each, self.adobe.clock.now())
 
         self.adobe.respond = noting  # type: ignore[method-assign]
 

@@ -62,12 +62,11 @@ from airflow_provider_aep.api.provisioning.resource import (
     pick,
     supersede,
 )
-from airflow_provider_aep.api.provisioning.retirement import staying_login
+from airflow_provider_aep.api.provisioning.retirement import delete_stranded, staying_login
 from airflow_provider_aep.api.provisioning.state import ensure_enabled
 from airflow_provider_aep.api.queries import dataflows_of
 from airflow_provider_aep.destinations import DestinationType
 from airflow_provider_aep.errors import (
-    EntityExists,
     EntityNotFound,
     InvalidArgument,
     PlatformUnavailable,
@@ -181,28 +180,6 @@ def update_target(
         yield from change(TARGET_CONNECTIONS, found.id, operations)
 
 
-def delete_stranded(target: TargetConnection, dataflows: Sequence[Dataflow]) -> Procedure[None]:
-    """Delete a target connection whose login is gone, and the dataflows that can write nowhere because of that.
-
-    Neither can be attached anew: the base connection of a target connection and the target connection of a dataflow
-    are fixed. Source: error catalogue, 1414; guide "Update destination dataflows" (paths of a PATCH),
-    https://experienceleague.adobe.com/en/docs/experience-platform/destinations/api/update-destination-dataflows
-
-    Raises:
-        EntityExists: somebody else created one of them, so that this provider must not delete it.
-    """
-    for entity in (*dataflows, target):
-        if not is_managed(entity):
-            raise EntityExists(
-                f"base connection {target.base_connection_id} is gone, so {entity.name!r} ({entity.id}) exports "
-                "nothing; it was not made by this provider: delete it, or give the export another name"
-            )
-    for dataflow in dataflows:
-        log.warning("dataflow %r (%s): its login is gone; deleting it to create it again", dataflow.name, dataflow.id)
-        yield from delete(DATAFLOWS, dataflow.id)
-    yield from delete(TARGET_CONNECTIONS, target.id)
-
-
 def ensure_dataflow(desired: DesiredDataflow, policy: SetupPolicy) -> Procedure[DataflowId]:
     """Exactly one dataflow of this name and destination, enabled, with this source, target and schedule.
 
@@ -258,9 +235,15 @@ def update_dataflow(desired: DesiredDataflow, found: Dataflow, policy: SetupPoli
         warn_of_end(found, now)
         return
     if desired.operations(found, now, policy):
-        last = yield from change(DATAFLOWS, found.id, lambda fresh: desired.operations(fresh, now, policy))
+        sources = {found.source_connection_id}  # also what another task attached meanwhile, if the reply was lost
+
+        def operations(fresh: Dataflow) -> list[dict[str, Any]]:
+            sources.add(fresh.source_connection_id)
+            return desired.operations(fresh, now, policy)
+
+        yield from change(DATAFLOWS, found.id, operations)
         # Only now are old source connections of no use. A death before they are gone leaves them to the next run.
-        for old in {found.source_connection_id, last.source_connection_id} - {desired.source_connection_id}:
+        for old in sources - {desired.source_connection_id}:
             yield from _delete_old_source(old, desired.source_connection_id)
     if found.state == "disabled":
         yield from ensure_enabled(DataflowId(found.id))

@@ -27,7 +27,6 @@ from airflow_provider_aep.api.provisioning.drift import cannot_change, check_dri
 from airflow_provider_aep.api.provisioning.ensure import (
     RACE_ROUNDS,
     delete_managed,
-    delete_stranded,
     ensure_base_connection,
     ensure_dataflow,
     ensure_source_connection,
@@ -72,7 +71,7 @@ from airflow_provider_aep.api.provisioning.resource import (
     race_if_gone,
     supersede,
 )
-from airflow_provider_aep.api.provisioning.retirement import is_leaving
+from airflow_provider_aep.api.provisioning.retirement import delete_stranded, is_leaving
 from airflow_provider_aep.errors import AmbiguousName, EntityExists, EntityNotFound, PlatformUnavailable, RequestRefused
 
 log = logging.getLogger(__name__)
