@@ -160,11 +160,11 @@ HALF_DAYS = Every(hours=12, start=BEGINS_ON, end=ENDS_ON)
 BOTH = tuple(DATASETS[:2])
 JSON = target_params(S3, file_type="JSON", compression="GZIP")
 STORY = [
-    Step("first", desired(), "reuse", {"whole": 11, "steps": 19}),
+    Step("first", desired(), "reuse", {"whole": 11, "steps": 20}),
     Step("unchanged", desired(), "reuse", {"whole": 4, "steps": 6}),
     Step("credentials sent anew", desired(), "update", {"whole": 6, "steps": 8}),
     Step("schedule", desired(schedule=HALF_DAYS), "update", {"whole": 8, "steps": 10}),
-    Step("datasets", desired(schedule=HALF_DAYS, dataset_ids=BOTH), "update", {"whole": 16, "steps": 16}),
+    Step("datasets", desired(schedule=HALF_DAYS, dataset_ids=BOTH), "update", {"whole": 16, "steps": 18}),
     Step(
         "format", desired(schedule=HALF_DAYS, dataset_ids=BOTH, target_params=JSON), "update", {"whole": 8, "steps": 10}
     ),
