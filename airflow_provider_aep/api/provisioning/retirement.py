@@ -1,7 +1,7 @@
 """A login that goes: whether a removal is about to delete one, and what is stranded without it.
 
-A set-up asks once its target connection uses the login. A removal marks the login first, then waits, and looks at its target connections a last time; see `removal`. So one that
-was made before the mark is seen, and whoever makes one later sees the mark.
+A removal marks the login first, then waits, and looks at its target connections a last time; see `removal`. So one that
+was made before the mark is seen, and whoever makes one later, and then asks, sees the mark.
 """
 
 from __future__ import annotations
