@@ -28,8 +28,8 @@ PROVISIONING = (
     *(
         "owner",
         "policy",
-        "retirement",
         "resource",
+        "retirement",
         "state",
         "desired",
         "drift",
