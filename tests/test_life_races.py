@@ -402,6 +402,10 @@ def returned_late(world: World, acts: list[Act]) -> Iterator[str]:
         for moment, result in act.ends:
             # Of steps and syncs only the dataflow was looked at in the end.
             one = isinstance(result, ExportIds) and act.way != "steps"
+            if isinstance(result, SyncOutcome) and not (
+                result.removed or any(not each.is_settled for each in result.plan.exports)
+            ):
+                continue  # it has changed nothing, and tells what it read
             ids = [str(each) for ids in exports_of(result) for each in (ids[:4] if one else [ids.dataflow_id])]
             for each in ids:
                 gone = world.deleted_at.get(each)

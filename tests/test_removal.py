@@ -324,6 +324,30 @@ def test_a_run_under_way_does_not_stand_in_the_way() -> None:
     assert deleted == {*ids[1:4]}
 
 
+def test_an_update_that_is_overtaken_leaves_neither_connections_nor_journals() -> None:
+    """It attaches another source connection while a journal is written; the reply to the second journal is lost."""
+    adobe = Adobe()
+    ids = adobe.task(desired())
+    flow, first = adobe.the("flows"), adobe.the("sourceConnections")
+    adobe.run(calls.create_source_connection("dag.export", ids.dataset_ids, description=first["description"]))
+    (other,) = (each["id"] for each in adobe.platform.live("sourceConnections") if each["id"] != first["id"])
+    adobe.clock.advance(20)
+    adobe.faults.lose_reply("POST /sourceConnections", skip=1)
+    respond = adobe.respond
+
+    def updating(request: httpx.Request) -> httpx.Response:
+        response = respond(request)
+        if request.method == "POST" and request.url.path.endswith("/sourceConnections"):
+            flow["sourceConnectionIds"] = [other]
+        return response
+
+    adobe.respond = updating  # type: ignore[method-assign]
+    remove(adobe, ids.dataflow_id)
+    assert [each["id"] for each in adobe.platform.live("sourceConnections")] == [
+        first["id"]
+    ]  # which the update deletes
+
+
 def test_an_adobe_that_takes_no_journal_is_told_of_and_obeyed(caplog: pytest.LogCaptureFixture) -> None:
     adobe = Adobe()
     ids = adobe.task(desired())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -56,8 +57,11 @@ def write_journal(what: str, parts: Parts, source: SourceConnection | None, poli
         return calls.create_source_connection(name, datasets, description=f"{mark}, removes {told}")
 
     log.info("noting what is to be deleted in a source connection, so that a retry finds it; it is deleted at the end")
+    resource = replace(sources_named(name), creation=creation, fits=lambda _found: False)
+    # A session of its own, so that after a lost reply none is taken for another one of this removal.
+    policy = replace(policy, owner=replace(policy.owner, session=uuid.uuid4().hex[:8]))
     try:
-        journal = yield from create(replace(sources_named(name), creation=creation, fits=lambda _found: False), policy)
+        journal = yield from create(resource, policy)
     except AccessDenied:
         raise
     except RequestRefused as refusal:
