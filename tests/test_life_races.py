@@ -400,13 +400,12 @@ def returned_late(world: World, acts: list[Act]) -> Iterator[str]:
     """IDs that green tasks have returned, of things that were gone for longer than the README admits."""
     for act in acts:
         for moment, result in act.ends:
-            # Of steps and syncs only the dataflow was looked at in the end.
-            one = isinstance(result, ExportIds) and act.way != "steps"
-            if isinstance(result, SyncOutcome) and not (
-                result.removed or any(not each.is_settled for each in result.plan.exports)
-            ):
-                continue  # it has changed nothing, and tells what it read
-            ids = [str(each) for ids in exports_of(result) for each in (ids[:4] if one else [ids.dataflow_id])]
+            if isinstance(result, SyncOutcome):
+                # Only the dataflows were looked at in the end, and only if it has changed anything.
+                is_idle = not result.removed and all(each.is_settled for each in result.plan.exports)
+                ids = [] if is_idle else [str(each.dataflow_id) for each in exports_of(result)]
+            else:
+                ids = [str(each) for ids in exports_of(result) for each in ids[:4] if act.way != "steps"]
             for each in ids:
                 gone = world.deleted_at.get(each)
                 if gone is not None and moment - gone > ADMITTED_SECONDS:
